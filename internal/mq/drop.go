@@ -1,0 +1,29 @@
+package mq
+
+// DropReason names why a message that was accepted, or offered, reached
+// nobody. The list is closed: each reason is a metric label and a trace entry.
+type DropReason uint8
+
+// All reasons.
+const (
+	DropOffline       DropReason = iota // target offline, message not kept
+	DropExpired                         // message expiry or retention
+	DropInboxFull                       // pushed out by the inbox limit, or refused under policy reject
+	DropSlowConsumer                    // QoS 0 to a socket or queue that stays full
+	DropTooLarge                        // larger than the target's maximum packet size
+	DropSessionEnded                    // kept for a session that started clean or expired
+	DropNotAuthorized                   // the sender may not publish there
+	DropBadTopic                        // malformed P2P topic
+	DropStoreFull                       // disk limit
+	DropStoreFailed                     // write or read error
+	DropNoSubscriber                    // ordinary topic without a matching subscription
+	DropShutdown                        // not deliverable before the server closed
+	DropReasons                         // number of reasons
+)
+
+var dropText = [DropReasons]string{
+	"offline", "expired", "inbox_full", "slow_consumer", "too_large", "session_ended", "not_authorized",
+	"bad_topic", "store_full", "store_failed", "no_subscriber", "shutdown",
+}
+
+func (r DropReason) String() string { return dropText[r] }

@@ -1,0 +1,44 @@
+package mq
+
+// QoS is an MQTT quality of service level: 0, 1 or 2.
+type QoS uint8
+
+// The three levels [MQTT-4.3].
+const (
+	AtMostOnce  QoS = 0
+	AtLeastOnce QoS = 1
+	ExactlyOnce QoS = 2
+)
+
+// MaxClientID is the longest client ID in bytes: an MQTT UTF-8 string.
+const MaxClientID = 65535
+
+// Message is one application message on its way through the server.
+//
+// Its byte slices are borrowed from whoever publishes it (often a read
+// buffer): they are valid until Publish returns. What must live longer is
+// copied with AppendRecord, once.
+type Message struct {
+	Topic   []byte // full topic name as published
+	Payload []byte
+	// Props are the MQTT 5 properties that travel with the message (payload
+	// format, content type, response topic, correlation data, user
+	// properties) in their wire encoding, without the length prefix. Message
+	// expiry, topic alias and subscription identifiers are not among them.
+	Props  []byte
+	Expiry int64 // Unix milliseconds after which the message is worthless; 0: never
+	QoS    QoS
+	Retain bool // as published; ignored for P2P
+	Keep   bool // the sender asks that it be kept for an offline target (contract section 4)
+}
+
+// Expired reports whether the message is worthless at now (Unix ms).
+func (m *Message) Expired(now int64) bool { return m.Expiry != 0 && now >= m.Expiry }
+
+// RemainingExpiry returns the seconds left at now (Unix ms), rounded up and at
+// least 1 so that a message about to expire is not sent as "never expires".
+// It must not be called for a message without expiry. [MQTT-3.3.2-6]
+func (m *Message) RemainingExpiry(now int64) uint32 {
+	left := (m.Expiry - now + 999) / 1000
+	return uint32(min(max(left, 1), 1<<32-1))
+}
