@@ -1,0 +1,89 @@
+package broker
+
+import "github.com/homing-mq/homing/internal/mq"
+
+// Puback takes the target's PUBACK for a message sent on conn. An unknown
+// packet identifier is ignored: it is of an earlier connection.
+func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn {
+		return
+	}
+	if e := s.win.find(pid); e != nil && e.flags&mq.FlagQoS == 1 {
+		s.acknowledge(e, batch)
+	}
+}
+
+// Pubrec takes the target's PUBREC. PUBREL follows when the store has noted
+// it, so that no crash makes the server send the PUBLISH again [MQTT-4.3.3-4].
+// With refused (reason code 0x80 and up) the message is done with
+// [MQTT-4.3.3-4]. It reports false if the identifier is unknown: the
+// gateway answers with reason code 0x92.
+func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *Batch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn {
+		return true
+	}
+	e := s.win.find(pid)
+	if e == nil || e.flags&mq.FlagQoS != 2 {
+		return false
+	}
+	switch {
+	case refused:
+		s.acknowledge(e, batch)
+	case e.state == volatile:
+		s.release(e, batch)
+		conn.SendAck(Pubrel, pid, mq.OK, batch)
+	case e.flags&mq.FlagReceived == 0:
+		e.flags |= mq.FlagReceived
+		s.b.submitted(1)
+		s.b.store.Submit(mq.Op{Kind: mq.OpReceived, Inbox: s.inbox, Seq: e.seq, Owner: s})
+	default: // a second PUBREC
+		conn.SendAck(Pubrel, pid, mq.OK, batch)
+	}
+	return true
+}
+
+// release completes the sender of a volatile QoS 2 entry: the target has it.
+func (s *Session) release(e *inflight, b *Batch) {
+	e.flags |= mq.FlagReceived
+	b.complete(e.origin, e.token, mq.OK)
+	e.origin = nil
+}
+
+// Pubcomp takes the target's PUBCOMP: the end of a QoS 2 delivery.
+func (b *Broker) Pubcomp(s *Session, conn Conn, pid uint16, batch *Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn {
+		return
+	}
+	if e := s.win.find(pid); e != nil && e.flags&mq.FlagReceived != 0 {
+		s.acknowledge(e, batch)
+	}
+}
+
+// acknowledge ends an entry of the window. Whatever its state, the message is
+// safe now.
+func (s *Session) acknowledge(e *inflight, b *Batch) {
+	b.complete(e.origin, e.token, mq.OK)
+	switch e.state {
+	case pending:
+		s.hold(-len(e.rec))
+		s.b.Stats.Direct.Add(1)
+	case volatile:
+		s.hold(-len(e.rec))
+	case writing, durable:
+		s.held--
+		s.heldBytes -= int64(e.size)
+		s.forget(e.seq, int(e.size))
+	}
+	s.b.Stats.Acked.Add(1)
+	s.observeAck(b.mono - e.sentAt)
+	s.win.finish(e)
+	if s.behind() {
+		b.pump(s)
+	}
+}

@@ -1,0 +1,102 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Completer is told how a publish with QoS 1 or 2 ended: exactly once, from
+// any goroutine, without locks held. It must not block. It may append to an
+// outbox and note it in the batch.
+type Completer interface {
+	Complete(token uint64, code mq.Code, b *Batch)
+}
+
+// A Batch belongs to one goroutine and collects what must happen after locks
+// are released: senders to acknowledge, sessions to pump, connections to
+// flush. A gateway makes one per goroutine, sets the time with Begin for every
+// batch of input, and calls Flush at its end.
+type Batch struct {
+	now   int64 // Unix ms
+	mono  int64 // microseconds on a clock that never jumps
+	conns []Conn
+	done  []completion
+	pumps []*Session
+	lost  []Conn // connections whose session the store has failed
+
+	// scratch of pump and route
+	entries []mq.Entry
+	buf     []byte
+	msg     mq.Message
+	matches []match
+}
+
+type completion struct {
+	to    Completer
+	token uint64
+	code  mq.Code
+}
+
+var epoch = time.Now()
+
+// Begin sets the time that the operations up to the next Begin see.
+func (b *Batch) Begin() {
+	since := time.Since(epoch)
+	b.mono = since.Microseconds()
+	b.now = epoch.UnixMilli() + since.Milliseconds()
+}
+
+// Now returns the batch's time in Unix milliseconds.
+func (b *Batch) Now() int64 { return b.now }
+
+// Touch notes that c has output to flush. A Conn calls it when its outbox gets
+// its first bytes since the last flush.
+func (b *Batch) Touch(c Conn) { b.conns = append(b.conns, c) }
+
+func (b *Batch) complete(to Completer, token uint64, code mq.Code) {
+	if to != nil {
+		b.done = append(b.done, completion{to, token, code})
+	}
+}
+
+func (b *Batch) pump(s *Session) {
+	if n := len(b.pumps); n == 0 || b.pumps[n-1] != s {
+		b.pumps = append(b.pumps, s)
+	}
+}
+
+// lose notes a connection to close because the store fails its session.
+func (b *Batch) lose(c Conn) { b.lost = append(b.lost, c) }
+
+// Flush does all that was noted, and what that entails. No lock may be held.
+func (b *Batch) Flush() {
+	for len(b.done)+len(b.pumps)+len(b.conns) > 0 {
+		for i := 0; i < len(b.done); i++ {
+			d := b.done[i]
+			d.to.Complete(d.token, d.code, b)
+		}
+		clear(b.done)
+		b.done = b.done[:0]
+		for i := 0; i < len(b.pumps); i++ {
+			b.pumps[i].pump(b)
+		}
+		clear(b.pumps)
+		b.pumps = b.pumps[:0]
+		for i := 0; i < len(b.conns); i++ {
+			b.conns[i].Flush(b)
+		}
+		clear(b.conns)
+		b.conns = b.conns[:0]
+	}
+	for _, c := range b.lost {
+		c.Close(SessionLost)
+	}
+	b.lost = b.lost[:0]
+	if cap(b.buf) > maxScratch {
+		b.buf = nil
+	}
+}
+
+// maxScratch is how much read buffer a batch keeps between uses, in bytes.
+const maxScratch = 64 << 10

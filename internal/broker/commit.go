@@ -1,0 +1,142 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// submitted counts ops the store has not answered yet; negative ones answers.
+func (b *Broker) submitted(n int64) { b.unanswered.Add(n) }
+
+// Committed is the store's Done callback: the ops are written, or err befell
+// them. One goroutine of the store calls it, with a batch that is its own.
+func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
+	batch.Begin()
+	for i := range ops {
+		op := &ops[i]
+		switch owner := op.Owner.(type) {
+		case *Session:
+			owner.committed(op, err, batch)
+		case *fanout:
+			owner.Complete(0, codeIf(err), batch)
+		case *waiter:
+			owner.done <- err
+		}
+	}
+	b.submitted(-int64(len(ops)))
+	batch.Flush()
+}
+
+func codeIf(err error) mq.Code {
+	if err == nil {
+		return mq.OK
+	}
+	return codeOf(err)
+}
+
+// waiter is the owner of an op whose submitter waits for it.
+type waiter struct{ done chan error } // capacity 1
+
+func (s *Session) committed(op *mq.Op, err error, b *Batch) {
+	s.mu.Lock()
+	switch op.Kind {
+	case mq.OpPut:
+		s.putDone(op, err, b)
+	case mq.OpReceived, mq.OpRelease:
+		s.noteDone(op, err, b)
+	}
+	s.unlock()
+}
+
+// noteDone goes on with a QoS 2 exchange whose state is in the store.
+func (s *Session) noteDone(op *mq.Op, err error, b *Batch) {
+	switch {
+	case s.conn == nil:
+	case err != nil:
+		b.lose(s.conn)
+	case op.Kind == mq.OpRelease:
+		s.conn.SendAck(Pubcomp, op.PacketID, mq.OK, b)
+	default:
+		if e := s.win.findSeq(op.Seq); e != nil && e.state != acked {
+			s.conn.SendAck(Pubrel, packetID(op.Seq), mq.OK, b)
+		}
+	}
+}
+
+// putDone moves an entry from writing to durable, wherever it is by now.
+func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
+	if err == nil {
+		s.b.Stats.Stored.Add(1)
+	}
+	if e := s.win.findSeq(op.Seq); e != nil && e.state == writing {
+		b.complete(e.origin, e.token, codeIf(err))
+		e.origin = nil
+		if err == nil {
+			e.state, e.rec = durable, nil
+			return
+		}
+		// It was sent, so the target may still have it; the sender was told
+		// that it is not safe.
+		e.state = volatile
+		s.hold(len(e.rec))
+		s.count--
+		s.bytes -= int64(e.size)
+		s.held--
+		s.heldBytes -= int64(e.size)
+		return
+	}
+	q := s.tail.find(op.Seq)
+	if q == nil || q.state != writing {
+		return // acknowledged or pushed out meanwhile
+	}
+	b.complete(q.origin, q.token, codeIf(err))
+	q.origin = nil
+	if err != nil {
+		s.b.drop(dropOf(err))
+		s.count--
+		s.bytes -= int64(len(q.rec))
+		s.tail.kill(q)
+	} else {
+		q.state = durable
+	}
+	s.spill()
+	if s.conn != nil {
+		b.pump(s)
+	}
+}
+
+// wait submits an op and waits until it is done. No lock may be held.
+func (b *Broker) wait(op mq.Op) error {
+	w := &waiter{done: make(chan error, 1)}
+	op.Owner = w
+	b.submitted(1)
+	b.store.Submit(op)
+	return <-w.done
+}
+
+// Drain stores everything that is pending, so that its senders are
+// acknowledged, and waits until the store has answered, at most for the given
+// time.
+func (b *Broker) Drain(limit time.Duration) {
+	for i := range b.registry.shards {
+		for _, s := range b.registry.shards[i].snapshot() {
+			s.mu.Lock()
+			s.flushPending(s.nextSeq)
+			s.unlock()
+		}
+	}
+	for end := time.Now().Add(limit); b.unanswered.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (sh *shard) snapshot() []*Session {
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	all := make([]*Session, 0, len(sh.sessions))
+	for _, s := range sh.sessions {
+		all = append(all, s)
+	}
+	return all
+}

@@ -1,0 +1,54 @@
+package broker
+
+import "github.com/homing-mq/homing/internal/mq"
+
+// SendResult says what became of a PUBLISH offered to a connection.
+type SendResult uint8
+
+// The results of Conn.SendPublish.
+const (
+	Sent         SendResult = iota
+	SendFull                // the outbox is over its bound; Drained will be called
+	SendTooLarge            // over the client's maximum packet size [MQTT-3.1.2-24]
+	SendClosed              // the connection is closing
+)
+
+// AckKind is one of the MQTT acknowledgement packets.
+type AckKind uint8
+
+// The acknowledgements a connection can send.
+const (
+	Puback AckKind = iota
+	Pubrec
+	Pubrel
+	Pubcomp
+)
+
+// CloseReason says why the core wants a connection closed.
+type CloseReason uint8
+
+// The reasons.
+const (
+	TakenOver      CloseReason = iota // same client ID connected again [MQTT-3.1.4-3]
+	ServerShutdown                    //
+	Kicked                            // by an operator
+	SessionLost                       // the store cannot keep the session's promises
+)
+
+// Conn is what the core sees of a connection. The Send methods append to the
+// connection's outbox and do nothing else: they may be called with a session
+// locked, from any goroutine. They note the connection in b.
+type Conn interface {
+	// SendConnack accepts the connection. Nothing else is sent before.
+	SendConnack(sessionPresent bool, b *Batch)
+	// SendPublish sends m with the given QoS; pid is 0 for QoS 0. m is
+	// borrowed for the call.
+	SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *Batch) SendResult
+	// SendAck sends an acknowledgement, always, however full the outbox is.
+	SendAck(kind AckKind, pid uint16, code mq.Code, b *Batch)
+	// Flush writes what the socket takes without blocking.
+	Flush(b *Batch)
+	// Close starts closing the connection and returns. The gateway calls
+	// Broker.Disconnect when it is closed, also then.
+	Close(reason CloseReason)
+}

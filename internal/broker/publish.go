@@ -1,0 +1,360 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Source says who publishes.
+type Source struct {
+	Principal *mq.Principal
+	Session   *Session // nil for gateways without sessions
+}
+
+// Publish is the one way into the server: MQTT, RocketMQ and HTTP senders and
+// the server itself meet here. It authorizes m, routes it and delivers it.
+//
+// With QoS 1 and 2, done is told the outcome when the message is safe or
+// refused (contract section 5); that may be during b.Flush or much later. With
+// QoS 0 done is not used. m is borrowed until Publish returns.
+//
+// Messages of one goroutine reach each target in the order of the calls.
+func (b *Broker) Publish(src Source, m *mq.Message, done Completer, token uint64, batch *Batch) {
+	b.publish(src, &delivery{m: m, origin: done, token: token}, batch)
+}
+
+// delivery is one message on its way to one or several sessions.
+type delivery struct {
+	m      *mq.Message
+	qos    mq.QoS // towards the target; at most m.QoS
+	kind   Kind
+	origin Completer // told the outcome; nil: nobody
+	token  uint64
+	rec    []byte // the record of m once one was needed; shared by targets
+
+	// The QoS 2 identifier to remember together with the message: the sender
+	// has a persistent session. claimPID 0: none.
+	claimOf  mq.Inbox
+	claimPID uint16
+}
+
+// record returns the record form of the message: the one copy that is made.
+func (d *delivery) record() []byte {
+	if d.rec == nil {
+		d.rec = mq.AppendRecord(make([]byte, 0, mq.RecordSize(d.m)), d.m)
+	}
+	return d.rec
+}
+
+func (b *Broker) publish(src Source, d *delivery, batch *Batch) {
+	m := d.m
+	if m.QoS == 0 {
+		d.origin = nil
+	}
+	kind, target := mq.ParseTopic(m.Topic)
+	switch {
+	case kind == mq.TopicBadP2P:
+		b.refuse(d, mq.DropBadTopic, mq.BadTopic, batch)
+		return
+	case kind == mq.TopicInvalid:
+		b.refuse(d, mq.DropBadTopic, mq.Malformed, batch)
+		return
+	case kind == mq.TopicSystem && isServerTopic(m.Topic), !b.auth.Allow(src.Principal, mq.Publish, m.Topic):
+		b.refuse(d, mq.DropNotAuthorized, mq.NotAuthorized, batch)
+		return
+	case b.closing.Load():
+		b.refuse(d, mq.DropShutdown, mq.ShuttingDown, batch)
+		return
+	}
+	d.qos = m.QoS
+	if kind == mq.TopicP2P {
+		d.kind = P2P
+		b.Stats.Received[P2P][m.QoS].Add(1)
+		b.publishP2P(d, target, batch)
+		return
+	}
+	d.kind = PubSub
+	b.Stats.Received[PubSub][m.QoS].Add(1)
+	b.publishPlain(src, d, batch)
+}
+
+// isServerTopic reports whether only the server publishes there.
+func isServerTopic(topic []byte) bool {
+	return len(topic) >= 4 && string(topic[:4]) == "$SYS"
+}
+
+// refuse counts a message that goes nowhere and tells its sender.
+func (b *Broker) refuse(d *delivery, why mq.DropReason, code mq.Code, batch *Batch) {
+	b.drop(why)
+	batch.complete(d.origin, d.token, code)
+}
+
+// publishP2P hands the message to the one session, or inbox, it names.
+func (b *Broker) publishP2P(d *delivery, target []byte, batch *Batch) {
+	s := b.lockedIfKnown(target)
+	if s == nil {
+		if d.qos == 0 || !b.keeps(d.m.Keep, false) {
+			b.refuse(d, mq.DropOffline, mq.NoTarget, batch)
+			return
+		}
+		s = b.lockedSession(target)
+	}
+	s.deliver(d, batch)
+	s.unlock()
+}
+
+// keeps applies p2p.keep: whether a P2P message with QoS 1 or 2 waits for its
+// target.
+func (b *Broker) keeps(sender, target bool) bool {
+	switch b.opt.Keep {
+	case KeepSender:
+		return sender
+	case KeepTarget:
+		return target
+	case KeepAlways:
+		return true
+	case KeepNever:
+		return false
+	default:
+		return sender || target
+	}
+}
+
+// survives reports whether an entry written now outlives the target's clean
+// start: it does, unless only the target's session is why it is kept.
+func (b *Broker) survives(d *delivery, s *Session) bool {
+	if d.kind == PubSub {
+		return false
+	}
+	if !s.persistent() {
+		return true // written because the target did not answer: the promise is to the sender
+	}
+	return b.keeps(d.m.Keep, false)
+}
+
+// deliver takes the message into s: sent, queued, kept or refused. s is locked.
+func (s *Session) deliver(d *delivery, b *Batch) {
+	if d.qos == 0 {
+		s.deliverQoS0(d, b)
+		return
+	}
+	online := s.conn != nil
+	keep, store := s.persistent(), s.persistent()
+	if d.kind == P2P {
+		keep, store = s.b.keeps(d.m.Keep, keep), s.b.opt.Keep != KeepNever
+	}
+	switch {
+	case !online && !keep:
+		s.b.refuse(d, mq.DropOffline, mq.NoTarget, b)
+	case online && !s.behind() && (d.qos == 1 || !store) && s.win.admits(s.nextSeq, s.receiveMax) && s.sendNow(d, store, b):
+	case store:
+		s.keep(d, b)
+	default:
+		s.queue(d, b)
+	}
+}
+
+func (s *Session) deliverQoS0(d *delivery, b *Batch) {
+	switch {
+	case s.conn == nil:
+		s.b.drop(mq.DropOffline)
+	case s.behind():
+		// Not ahead of what came before: wait in memory, within the bound.
+		if s.tail.bytes+int64(len(d.m.Payload)) > s.b.opt.PendingSize {
+			s.b.drop(mq.DropSlowConsumer)
+			return
+		}
+		q := queued{seq: s.nextSeq - 1, rec: d.record(), state: volatile, qos0: true}
+		s.hold(len(q.rec))
+		s.tail.push(q)
+	default:
+		s.sendQoS0(d.m, d.kind, b)
+	}
+}
+
+// sendQoS0 sends or drops.
+func (s *Session) sendQoS0(m *mq.Message, kind Kind, b *Batch) {
+	switch s.conn.SendPublish(m, 0, 0, false, b) {
+	case Sent:
+		s.b.Stats.Delivered[kind][0].Add(1)
+	case SendFull:
+		s.b.drop(mq.DropSlowConsumer)
+	case SendTooLarge:
+		s.b.drop(mq.DropTooLarge)
+	case SendClosed:
+		s.b.drop(mq.DropOffline)
+	}
+}
+
+// sendNow sends the message as the next of the window. It reports false if the
+// connection did not take it; then nothing has happened.
+func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
+	seq := s.nextSeq
+	switch s.conn.SendPublish(d.m, d.qos, packetID(seq), false, b) {
+	case Sent:
+	case SendTooLarge:
+		s.b.refuse(d, mq.DropTooLarge, mq.NoTarget, b)
+		return true
+	case SendFull:
+		s.full = true
+		return false
+	case SendClosed:
+		return false
+	}
+	s.b.Stats.Delivered[d.kind][d.qos].Add(1)
+	s.nextSeq, s.cursor, s.sentTo = seq+1, seq, seq
+	e := inflight{seq: seq, rec: d.record(), sentAt: b.mono, state: volatile, flags: mq.Flags(d.qos) | mq.FlagSent}
+	e.size = uint32(len(e.rec))
+	s.hold(len(e.rec))
+	if !store {
+		if d.kind == P2P { // p2p.keep: never: only the target's acknowledgement counts
+			e.origin, e.token = d.origin, d.token
+		} else {
+			b.complete(d.origin, d.token, mq.OK)
+		}
+		s.win.push(e)
+		return true
+	}
+	e.state, e.origin, e.token = pending, d.origin, d.token
+	if s.b.survives(d, s) {
+		e.flags |= mq.FlagKeep
+	}
+	e.nokeep = d.kind == P2P && !s.b.keeps(d.m.Keep, s.persistent())
+	linger := s.linger()
+	e.due = b.mono + linger
+	s.win.push(e)
+	if linger == 0 || s.pendingBytes > s.b.opt.PendingSize || s.b.pendingBytes.Load() > s.b.opt.PendingAll {
+		s.flushPending(seq)
+	} else {
+		s.armLinger(e.due)
+	}
+	return true
+}
+
+// hold accounts for bytes kept in memory only; negative ones give back.
+func (s *Session) hold(n int) {
+	s.pendingBytes += int64(n)
+	s.b.pendingBytes.Add(int64(n))
+}
+
+// keep writes the message to the store and queues it for sending.
+func (s *Session) keep(d *delivery, b *Batch) {
+	if err := s.b.store.Admit(mq.RecordSize(d.m)); err != nil {
+		s.b.refuse(d, dropOf(err), codeOf(err), b)
+		return
+	}
+	if !s.makeRoom(mq.RecordSize(d.m), b) {
+		s.b.refuse(d, mq.DropInboxFull, mq.InboxFull, b)
+		return
+	}
+	in := s.box()
+	s.flushPending(s.nextSeq)
+	seq := s.nextSeq
+	s.nextSeq++
+	flags := mq.Flags(d.qos)
+	if s.b.survives(d, s) {
+		flags |= mq.FlagKeep
+	}
+	rec := d.record()
+	s.tail.push(queued{seq: seq, rec: rec, origin: d.origin, token: d.token, state: writing, flags: flags})
+	s.count++
+	s.bytes += int64(len(rec))
+	s.b.submitted(1)
+	s.b.store.Submit(mq.Op{
+		Kind: mq.OpPut, Inbox: in, Seq: seq, Flags: flags, Expiry: d.m.Expiry, Record: rec, Owner: s,
+		Origin: d.claimOf, PacketID: d.claimPID,
+	})
+	b.pump(s)
+}
+
+// queue holds the message in memory until the window opens: it is never stored.
+func (s *Session) queue(d *delivery, b *Batch) {
+	limit := s.b.opt.InboxLimit
+	if s.tail.bytes+int64(len(d.m.Payload)) > s.b.opt.PendingSize || limit > 0 && s.tail.n >= limit {
+		code := mq.OK
+		if d.kind == P2P {
+			code = mq.InboxFull
+		}
+		s.b.refuse(d, mq.DropSlowConsumer, code, b)
+		return
+	}
+	q := queued{seq: s.nextSeq, rec: d.record(), state: volatile, flags: mq.Flags(d.qos)}
+	s.nextSeq++
+	s.hold(len(q.rec))
+	if d.kind == P2P {
+		q.origin, q.token = d.origin, d.token
+	} else {
+		b.complete(d.origin, d.token, mq.OK)
+	}
+	s.tail.push(q)
+	b.pump(s)
+}
+
+// makeRoom applies the inbox limit before a message of size bytes is kept. It
+// reports false if the message must be refused.
+func (s *Session) makeRoom(size int, b *Batch) bool {
+	o := &s.b.opt
+	for o.InboxLimit > 0 && s.waiting() >= o.InboxLimit ||
+		o.InboxBytes > 0 && s.waiting() > 0 && s.bytes-s.heldBytes+int64(size) > o.InboxBytes {
+		if o.RejectFull {
+			return false
+		}
+		if !s.dropOldest(b) {
+			return true
+		}
+	}
+	return true
+}
+
+// dropOldest pushes the first message out that waits to be sent.
+func (s *Session) dropOldest(b *Batch) bool {
+	seq, size, ok := s.b.store.Oldest(s.inbox, max(s.cursor, s.dropTo))
+	if q := s.firstKept(); q != nil && (!ok || q.seq <= seq) {
+		seq, size, ok = q.seq, len(q.rec), true
+		b.complete(q.origin, q.token, mq.OK) // it was kept; now it is pushed out
+		s.tail.kill(q)
+	}
+	if !ok {
+		return false
+	}
+	if s.cursor >= s.dropTo {
+		s.dropFrom = s.cursor
+	}
+	s.dropTo = seq
+	s.b.drop(mq.DropInboxFull)
+	s.forget(seq, size)
+	return true
+}
+
+// firstKept returns the first entry of the tail that is or will be in the store.
+func (s *Session) firstKept() *queued {
+	for i := range s.tail.n {
+		if q := s.tail.at(i); q.state == writing || q.state == durable {
+			return q
+		}
+	}
+	return nil
+}
+
+// forget removes an entry from the store that waited there.
+func (s *Session) forget(seq uint64, size int) {
+	s.count--
+	s.bytes -= int64(size)
+	s.b.store.Submit(mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: seq})
+}
+
+func codeOf(err error) mq.Code {
+	var e *mq.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return mq.StoreFailed
+}
+
+func dropOf(err error) mq.DropReason {
+	if codeOf(err) == mq.StoreFull {
+		return mq.DropStoreFull
+	}
+	return mq.DropStoreFailed
+}

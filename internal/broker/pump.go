@@ -1,0 +1,262 @@
+package broker
+
+import (
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// readBytes bounds one read of the store, bytes of records.
+const readBytes = 64 << 10
+
+// pump sends what waits for this session, stored and in memory, in order,
+// until the window or the outbox is full. s must not be locked.
+func (s *Session) pump(b *Batch) {
+	s.mu.Lock()
+	if s.pumping {
+		s.again = true
+		s.mu.Unlock()
+		return
+	}
+	s.pumping = true
+	for s.pumpStep(b) || s.again {
+		s.again = false
+	}
+	s.pumping = false
+	s.unlock()
+}
+
+// pumpStep makes one step and reports whether there may be another. It may
+// release and take the lock.
+func (s *Session) pumpStep(b *Batch) bool {
+	s.spill()
+	if s.conn == nil || s.full {
+		return false
+	}
+	to := s.backlog
+	if s.tail.n > 0 {
+		first := s.tail.at(0)
+		if first.qos0 || first.state == acked {
+			to = min(to, first.seq)
+		} else {
+			to = min(to, first.seq-1)
+		}
+	}
+	if s.cursor < to {
+		return s.sendStored(to, b)
+	}
+	return s.tail.n > 0 && s.sendQueued(b)
+}
+
+// spill lets the durable head of the tail go from memory when it cannot be
+// sent now: the store has it.
+func (s *Session) spill() {
+	for s.tail.n > 0 {
+		q := s.tail.at(0)
+		blocked := s.conn == nil || s.full || !s.win.admits(q.seq, s.receiveMax)
+		if q.state != acked && (q.state != durable || !blocked) {
+			return
+		}
+		if q.state == durable {
+			s.backlog = max(s.backlog, q.seq)
+		}
+		s.tail.pop()
+	}
+}
+
+// sendQueued sends the first entry of the tail.
+func (s *Session) sendQueued(b *Batch) bool {
+	q := s.tail.at(0)
+	if err := mq.DecodeRecord(&b.msg, q.rec); err != nil {
+		panic("broker: own record does not decode")
+	}
+	m := &b.msg
+	if q.qos0 {
+		if m.Expired(b.now) {
+			s.b.drop(mq.DropExpired)
+		} else if s.sendQoS0(m, kindOf(m.Topic), b); s.full {
+			return false
+		}
+		s.hold(-len(q.rec))
+		s.tail.pop()
+		return true
+	}
+	qos := mq.QoS(q.flags & mq.FlagQoS)
+	if !s.win.admits(q.seq, s.receiveMax) || qos == 2 && q.state == writing {
+		return false
+	}
+	e := inflight{
+		seq: q.seq, rec: q.rec, origin: q.origin, token: q.token, size: uint32(len(q.rec)),
+		state: q.state, flags: q.flags | mq.FlagSent,
+	}
+	if m.Expired(b.now) {
+		s.b.drop(mq.DropExpired)
+		s.giveUp(&e, mq.OK, b)
+		s.cursor = max(s.cursor, q.seq)
+		s.tail.pop()
+		return true
+	}
+	switch s.sendPublish(m, qos, &e, b) {
+	case SendFull:
+		s.full = true
+		return false
+	case SendClosed:
+		return false
+	}
+	s.tail.pop()
+	return true
+}
+
+// sendPublish sends an entry and puts it into the window. One that is too
+// large for the client is dropped.
+func (s *Session) sendPublish(m *mq.Message, qos mq.QoS, e *inflight, b *Batch) SendResult {
+	dup := e.seq <= s.sentTo
+	r := s.conn.SendPublish(m, qos, packetID(e.seq), dup, b)
+	switch r {
+	case Sent:
+		s.b.Stats.Delivered[kindOf(m.Topic)][qos].Add(1)
+		if dup {
+			s.b.Stats.Resent.Add(1)
+		}
+		e.sentAt = b.mono
+		if e.state == durable {
+			e.rec = nil
+		}
+		if e.state != volatile {
+			s.held++
+			s.heldBytes += int64(e.size)
+		}
+		s.win.push(*e)
+		s.cursor = max(s.cursor, e.seq)
+		s.sentTo = max(s.sentTo, e.seq)
+	case SendTooLarge:
+		s.b.drop(mq.DropTooLarge)
+		s.giveUp(e, mq.OK, b)
+		s.cursor = max(s.cursor, e.seq)
+	}
+	return r
+}
+
+// giveUp ends an entry that waited and is not in the window: it is removed
+// from memory and store, and its sender, if still waiting, gets code.
+func (s *Session) giveUp(e *inflight, code mq.Code, b *Batch) {
+	b.complete(e.origin, e.token, code)
+	if e.state == volatile {
+		s.hold(-len(e.rec))
+		return
+	}
+	s.forget(e.seq, int(e.size))
+}
+
+// sendStored reads entries above the cursor up to a seq from the store,
+// without the lock, and sends them.
+func (s *Session) sendStored(to uint64, b *Batch) bool {
+	if !s.win.admits(s.cursor+1, s.receiveMax) {
+		return false
+	}
+	conn, from, in := s.conn, s.cursor, s.inbox
+	limit := readBytes
+	if s.count > 0 {
+		room := int64(s.receiveMax-s.win.unack) * (s.bytes/int64(s.count) + 64)
+		limit = int(min(room, readBytes))
+	}
+	s.mu.Unlock()
+	entries, buf, err := s.b.store.Read(in, from, to, limit, b.entries[:0], b.buf[:0])
+	b.entries, b.buf = entries, buf
+	s.mu.Lock()
+	if s.conn != conn || s.cursor != from {
+		return true
+	}
+	if err != nil {
+		s.b.log.Error("cannot read an inbox; the connection is closed", "client", s.id, "error", err)
+		s.full = true // until it has reconnected
+		b.lose(conn)
+		return false
+	}
+	if len(entries) == 0 {
+		s.cursor = to
+		return true
+	}
+	unsent := false
+	for i := range entries {
+		ok := s.sendEntry(&entries[i], b)
+		unsent = unsent || entries[i].Flags&mq.FlagSent == 0
+		if !ok {
+			s.markSent(unsent)
+			return false
+		}
+	}
+	s.markSent(unsent)
+	return true
+}
+
+// markSent lets the store know, lazily, how far was sent: after a crash those
+// are redelivered with DUP.
+func (s *Session) markSent(unsent bool) {
+	if unsent && s.persistent() {
+		s.b.store.Submit(mq.Op{Kind: mq.OpSent, Inbox: s.inbox, Seq: s.sentTo})
+	}
+}
+
+// sendEntry sends one entry that was read from the store.
+func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
+	if en.Seq > s.dropFrom && en.Seq <= s.dropTo {
+		s.cursor = max(s.cursor, en.Seq)
+		return true
+	}
+	if !s.win.admits(en.Seq, s.receiveMax) {
+		return false
+	}
+	m := &b.msg
+	if err := mq.DecodeRecord(m, en.Record); err != nil {
+		s.b.log.Error("a stored message cannot be decoded; it is dropped", "client", s.id, "seq", en.Seq, "error", err)
+		s.b.drop(mq.DropStoreFailed)
+		s.cursor = en.Seq
+		s.forget(en.Seq, len(en.Record))
+		return true
+	}
+	e := inflight{seq: en.Seq, size: uint32(len(en.Record)), state: durable, flags: en.Flags | mq.FlagSent}
+	qos := mq.QoS(en.Flags & mq.FlagQoS)
+	switch {
+	case en.Flags&mq.FlagReceived != 0:
+		// The target has the message: only PUBREL is owed [MQTT-4.4.0-1].
+		s.conn.SendAck(Pubrel, packetID(en.Seq), mq.OK, b)
+		s.held++
+		s.heldBytes += int64(e.size)
+		s.win.push(e)
+		s.cursor = en.Seq
+		return true
+	case en.Seq > s.sentTo && en.Flags&mq.FlagSent == 0 && m.Expired(b.now):
+		s.b.drop(mq.DropExpired)
+		s.cursor = en.Seq
+		s.giveUp(&e, mq.OK, b)
+		return true
+	}
+	if en.Flags&mq.FlagSent != 0 {
+		s.sentTo = max(s.sentTo, en.Seq)
+	}
+	switch s.sendPublish(m, qos, &e, b) {
+	case SendFull:
+		s.full = true
+		return false
+	case SendClosed:
+		return false
+	}
+	return true
+}
+
+// Drained tells that the outbox of conn has room again.
+func (b *Broker) Drained(s *Session, conn Conn, batch *Batch) {
+	s.mu.Lock()
+	if s.conn == conn && s.full {
+		s.full = false
+		batch.pump(s)
+	}
+	s.mu.Unlock()
+}
+
+// kindOf is the kind of a valid topic name.
+func kindOf(topic []byte) Kind {
+	if k, _ := mq.ParseTopic(topic); k == mq.TopicP2P {
+		return P2P
+	}
+	return PubSub
+}

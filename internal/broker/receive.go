@@ -1,0 +1,76 @@
+package broker
+
+import "github.com/homing-mq/homing/internal/mq"
+
+// PublishQoS2 is Publish for a QoS 2 message of an MQTT client. The packet
+// identifier is claimed until PUBREL: the same one again is answered, and
+// delivers nothing [MQTT-4.3.3-10]. PUBREC goes to the connection the session
+// then has.
+func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch) {
+	s := src.Session
+	s.mu.Lock()
+	if c, ok := s.claims[pid]; ok {
+		if c.done && s.conn != nil {
+			s.conn.SendAck(Pubrec, pid, c.code, batch)
+		}
+		s.mu.Unlock()
+		return
+	}
+	s.setClaim(pid, claim{})
+	d := &delivery{m: m, origin: s, token: uint64(pid)}
+	if s.persistent() {
+		d.claimOf, d.claimPID = s.box(), pid
+	}
+	s.mu.Unlock()
+	b.publish(src, d, batch)
+}
+
+func (s *Session) setClaim(pid uint16, c claim) {
+	if s.claims == nil {
+		s.claims = make(map[uint16]claim)
+	}
+	s.claims[pid] = c
+}
+
+// Complete answers a QoS 2 publish of this session. A refusal frees the packet
+// identifier at once [MQTT-4.3.3-9].
+func (s *Session) Complete(token uint64, code mq.Code, b *Batch) {
+	pid := uint16(token)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.claims[pid]
+	if !ok || c.done {
+		return // the session ended meanwhile
+	}
+	if code == mq.OK || code == mq.NoTarget {
+		s.claims[pid] = claim{done: true, code: code}
+	} else {
+		delete(s.claims, pid)
+	}
+	if s.conn != nil {
+		s.conn.SendAck(Pubrec, pid, code, b)
+	}
+}
+
+// Pubrel takes the PUBREL of a client that has sent a QoS 2 message. PUBCOMP
+// follows when the store has forgotten the identifier: otherwise the next
+// message with it could be taken for a duplicate after a crash. It reports
+// false if the identifier is unknown; the gateway answers with PUBCOMP 0x92.
+func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn {
+		return true
+	}
+	if _, ok := s.claims[pid]; !ok {
+		return false
+	}
+	delete(s.claims, pid)
+	if s.persistent() {
+		b.submitted(1)
+		b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s})
+		return true
+	}
+	conn.SendAck(Pubcomp, pid, mq.OK, batch)
+	return true
+}

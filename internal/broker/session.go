@@ -1,0 +1,130 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Session is all that the core has in memory about one client ID. It outlives
+// connections; without a connection, a persistent session or unfinished writes
+// it is evicted and only the store knows the inbox.
+//
+// Gateways hold it as a handle between Connect and Disconnect. Its methods are
+// spread over the files of the package by verb.
+type Session struct {
+	id string
+	b  *Broker
+
+	mu sync.Mutex // guards all below
+
+	conn       Conn // nil: offline
+	receiveMax int  // of conn: how many unacknowledged QoS 1 and 2 it takes
+
+	// dead: evicted from the registry; look it up again.
+	dead bool
+	// exists: there is an MQTT session, connected or persistent.
+	exists bool
+	// expiry is the session expiry interval in seconds, 0: ends with the
+	// connection, NeverExpires: does not end.
+	expiry   uint32
+	deadline int64 // Unix ms when an offline session ends; 0: not set
+	metaSet  bool  // the store has metadata of this session
+	metaExp  uint32
+	// busy is not nil while a Connect or the end of the session waits for the
+	// store; others wait until it is closed.
+	busy chan struct{}
+
+	inbox   mq.Inbox // NoInbox until something must be stored
+	nextSeq uint64   // of the next message
+	cursor  uint64   // everything up to here was sent on this connection, or is gone
+	backlog uint64   // the store may have unsent entries in (cursor, backlog]
+	sentTo  uint64   // highest seq ever sent in this session: resend with DUP
+	// The inbox limit pushed out what lies in (dropFrom, dropTo].
+	dropFrom, dropTo uint64
+	unsafe           uint64 // no entry of the window below is pending
+
+	// count and bytes are of all entries in the store or submitted to it and
+	// not acknowledged; held and heldBytes of those of them in the window.
+	count     int
+	bytes     int64
+	held      int
+	heldBytes int64
+
+	win  window
+	tail tail
+
+	pumping bool // one goroutine at a time sends from backlog and tail
+	again   bool // and another one asked meanwhile
+	full    bool // the outbox is; Drained clears it
+
+	pendingBytes int64 // of pending entries in the window
+	lingering    bool  // on the wheel
+	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
+
+	subs   map[string]mq.Subscription
+	claims map[uint16]claim // QoS 2 identifiers this client, as a sender, has not released
+	loaded bool             // claims were read from the store
+}
+
+// NeverExpires is the session expiry interval of a session that does not end
+// [MQTT-3.1.2-23].
+const NeverExpires = 0xFFFFFFFF
+
+// claim is the state of a QoS 2 publish of this client.
+type claim struct {
+	done bool // PUBREC was or may be sent
+	code mq.Code
+}
+
+// ClientID returns the client ID. It does not change.
+func (s *Session) ClientID() string { return s.id }
+
+// persistent reports whether the session outlives its connection.
+func (s *Session) persistent() bool { return s.exists && s.expiry > 0 }
+
+// behind reports whether something has to be sent before a message that
+// arrives now.
+func (s *Session) behind() bool {
+	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full
+}
+
+// waiting is the number of messages the inbox limit counts: kept, and not sent.
+func (s *Session) waiting() int { return s.count - s.held }
+
+// box makes sure that there is an inbox handle.
+func (s *Session) box() mq.Inbox {
+	if s.inbox == mq.NoInbox {
+		s.inbox = s.b.store.Inbox(s.id)
+		s.nextSeq = max(s.nextSeq, s.b.store.NextSeq(s.inbox))
+	}
+	return s.inbox
+}
+
+// open takes over what the store has for this client ID.
+func (s *Session) open() {
+	s.nextSeq = 1
+	if _, ok := s.b.store.Lookup(s.id); !ok {
+		return
+	}
+	s.inbox = s.b.store.Inbox(s.id)
+	s.nextSeq = s.b.store.NextSeq(s.inbox)
+	st := s.b.store.Stats(s.inbox)
+	s.count, s.bytes = st.Count, st.Bytes
+	s.rewind()
+}
+
+// rewind makes everything unacknowledged to be sent again, from the first on.
+func (s *Session) rewind() {
+	s.cursor, s.backlog = 0, s.nextSeq-1
+	if s.count == 0 {
+		s.cursor = s.backlog
+	}
+	s.held, s.heldBytes = 0, 0
+	s.full = false
+}
+
+// idle reports whether nothing is lost by evicting the session.
+func (s *Session) idle() bool {
+	return s.conn == nil && !s.exists && s.busy == nil && s.tail.n == 0 && !s.pumping && !s.lingering && len(s.claims) == 0
+}

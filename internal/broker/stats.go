@@ -1,0 +1,55 @@
+package broker
+
+import (
+	"sync/atomic"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Kind tells P2P messages from those of ordinary topics.
+type Kind uint8
+
+// The kinds.
+const (
+	P2P Kind = iota
+	PubSub
+	Kinds
+)
+
+func (k Kind) String() string {
+	if k == P2P {
+		return "p2p"
+	}
+	return "pubsub"
+}
+
+// Stats are the counters of the core. All only grow, but Sessions and Connected.
+type Stats struct {
+	Received  [Kinds][3]atomic.Uint64 // publishes, by QoS
+	Delivered [Kinds][3]atomic.Uint64 // PUBLISH packets sent, by QoS; redeliveries included
+	Resent    atomic.Uint64           // of them with DUP
+	Acked     atomic.Uint64           // QoS 1 and 2, by the target
+	Stored    atomic.Uint64           // written to the store
+	Direct    atomic.Uint64           // acknowledged by the target before a write was needed
+	Dropped   [mq.DropReasons]atomic.Uint64
+	TakenOver atomic.Uint64
+	Connected atomic.Int64
+	Subs      atomic.Int64
+}
+
+func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }
+
+// PendingBytes is the memory held by messages that are not stored.
+func (b *Broker) PendingBytes() int64 { return b.pendingBytes.Load() }
+
+// Sessions counts the sessions in memory.
+func (b *Broker) Sessions() int {
+	n := 0
+	for i := range b.registry.shards {
+		sh := &b.registry.shards[i]
+		sh.mu.RLock()
+		n += len(sh.sessions)
+		sh.mu.RUnlock()
+	}
+	return n
+}

@@ -1,0 +1,192 @@
+package broker
+
+import "github.com/homing-mq/homing/internal/mq"
+
+type state uint8
+
+const (
+	pending  state = iota // in memory only
+	writing               // submitted to the store
+	durable               // committed
+	volatile              // never stored
+	acked                 // done with; waits for earlier entries to leave
+)
+
+// inflight is an entry of the window: sent on this connection, QoS 1 or 2.
+type inflight struct {
+	seq    uint64
+	rec    []byte // the record, while not durable
+	origin Completer
+	token  uint64
+	sentAt int64 // batch.mono of sending, microseconds
+	due    int64 // pending: when to store, batch.mono
+	size   uint32
+	state  state
+	flags  mq.Flags
+	nokeep bool // pending: to be dropped, not stored, when the connection ends
+}
+
+// packetID is the packet identifier of an entry; see the package comment.
+func packetID(seq uint64) uint16 { return uint16(seq%65535) + 1 }
+
+// window is a ring of inflight entries in order of seq.
+type window struct {
+	ring  []inflight
+	head  int
+	n     int // entries, acked ones in the middle included
+	unack int // entries that are not acked: what Receive Maximum counts
+}
+
+func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)] }
+
+// admits reports whether seq may be sent now: room under the receive maximum,
+// and a packet identifier nobody in the window has.
+func (w *window) admits(seq uint64, receiveMax int) bool {
+	return w.unack < receiveMax && (w.n == 0 || seq-w.at(0).seq < 65535)
+}
+
+func (w *window) push(e inflight) *inflight {
+	if w.n == len(w.ring) {
+		w.grow()
+	}
+	w.n++
+	w.unack++
+	p := w.at(w.n - 1)
+	*p = e
+	return p
+}
+
+func (w *window) grow() {
+	ring := make([]inflight, max(4, 2*len(w.ring)))
+	for i := range w.n {
+		ring[i] = *w.at(i)
+	}
+	w.ring, w.head = ring, 0
+}
+
+// find returns the unacknowledged entry with a packet identifier, or nil.
+func (w *window) find(pid uint16) *inflight {
+	if w.n == 0 || pid == 0 {
+		return nil
+	}
+	first := w.at(0).seq
+	ahead := (uint64(pid-1) + 65535 - first%65535) % 65535
+	e := w.findSeq(first + ahead)
+	if e == nil || e.state == acked {
+		return nil
+	}
+	return e
+}
+
+// findSeq returns the entry with a seq, or nil.
+func (w *window) findSeq(seq uint64) *inflight {
+	i := w.search(seq)
+	if i < w.n && w.at(i).seq == seq {
+		return w.at(i)
+	}
+	return nil
+}
+
+// search returns the index of the first entry with seq or above. Sequences are
+// nearly always without gaps, so the guess mostly hits.
+func (w *window) search(seq uint64) int {
+	if w.n == 0 || seq <= w.at(0).seq {
+		return 0
+	}
+	if d := seq - w.at(0).seq; d < uint64(w.n) && w.at(int(d)).seq == seq {
+		return int(d)
+	}
+	lo, hi := 0, w.n
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if w.at(mid).seq < seq {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// finish marks e acknowledged and lets the acknowledged head leave.
+func (w *window) finish(e *inflight) {
+	*e = inflight{seq: e.seq, state: acked}
+	w.unack--
+	for w.n > 0 && w.at(0).state == acked {
+		w.head = (w.head + 1) & (len(w.ring) - 1)
+		w.n--
+	}
+}
+
+func (w *window) reset() { *w = window{} }
+
+// queued is an entry of the tail: not sent on this connection yet.
+type queued struct {
+	seq    uint64 // QoS 0: the last seq before it
+	rec    []byte
+	origin Completer
+	token  uint64
+	state  state // writing, durable, volatile; acked: gone, skip it
+	flags  mq.Flags
+	qos0   bool
+}
+
+// tail is a first-in first-out ring of queued entries in order of seq.
+type tail struct {
+	ring  []queued
+	head  int
+	n     int
+	bytes int64 // of records held
+}
+
+func (t *tail) at(i int) *queued { return &t.ring[(t.head+i)&(len(t.ring)-1)] }
+
+func (t *tail) push(e queued) {
+	if t.n == len(t.ring) {
+		ring := make([]queued, max(4, 2*len(t.ring)))
+		for i := range t.n {
+			ring[i] = *t.at(i)
+		}
+		t.ring, t.head = ring, 0
+	}
+	t.n++
+	*t.at(t.n - 1) = e
+	t.bytes += int64(len(e.rec))
+}
+
+func (t *tail) pop() queued {
+	e := *t.at(0)
+	*t.at(0) = queued{}
+	t.head = (t.head + 1) & (len(t.ring) - 1)
+	t.n--
+	t.bytes -= int64(len(e.rec))
+	if t.n == 0 && len(t.ring) > 16 {
+		*t = tail{}
+	}
+	return e
+}
+
+// kill turns an entry into a gap that is skipped.
+func (t *tail) kill(e *queued) {
+	t.bytes -= int64(len(e.rec))
+	*e = queued{seq: e.seq, state: acked}
+}
+
+// find returns the entry with a seq that is not QoS 0, or nil.
+func (t *tail) find(seq uint64) *queued {
+	lo, hi := 0, t.n
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if t.at(mid).seq < seq {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	for ; lo < t.n && t.at(lo).seq == seq; lo++ {
+		if e := t.at(lo); !e.qos0 && e.state != acked {
+			return e
+		}
+	}
+	return nil
+}
