@@ -110,3 +110,7 @@ func (b *Broker) loadSessions() error {
 		return nil
 	})
 }
+
+// Throttle blocks while the store is behind. Gateways call it without locks,
+// and with nothing to flush, before they take more messages.
+func (b *Broker) Throttle() { b.store.Throttle() }

@@ -39,8 +39,9 @@ const (
 // connection's outbox and do nothing else: they may be called with a session
 // locked, from any goroutine. They note the connection in b.
 type Conn interface {
-	// SendConnack accepts the connection. Nothing else is sent before.
-	SendConnack(sessionPresent bool, b *Batch)
+	// SendConnack accepts the connection for s. Nothing else is sent before.
+	// claims is how many QoS 2 publishes of the client wait for its PUBREL.
+	SendConnack(s *Session, sessionPresent bool, claims int, b *Batch)
 	// SendPublish sends m with the given QoS; pid is 0 for QoS 0. m is
 	// borrowed for the call.
 	SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *Batch) SendResult

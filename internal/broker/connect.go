@@ -84,7 +84,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.loaded = true
 	s.rewind()
 	s.b.Stats.Connected.Add(1)
-	req.Conn.SendConnack(resume, b)
+	req.Conn.SendConnack(s, resume, len(s.claims), b)
 }
 
 func (s *Session) loadClaims() {

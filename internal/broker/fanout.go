@@ -30,9 +30,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) {
 		if d.qos > 0 {
 			f.left.Add(1)
 		}
-		m.s.mu.Lock()
-		m.s.deliver(d, batch)
-		m.s.unlock()
+		m.s.take(d, batch)
 	}
 	clear(batch.matches)
 	if f == nil {
@@ -44,6 +42,13 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) {
 		b.store.Submit(mq.Op{Kind: mq.OpClaim, Inbox: d.claimOf, PacketID: d.claimPID, Owner: f})
 	}
 	f.Complete(0, mq.OK, batch)
+}
+
+// take is deliver for a session that is not locked.
+func (s *Session) take(d *delivery, b *Batch) {
+	s.mu.Lock()
+	defer s.unlock()
+	s.deliver(d, b)
 }
 
 // fanout answers the sender when every target has been answered for.

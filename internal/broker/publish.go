@@ -19,9 +19,12 @@ type Source struct {
 // refused (contract section 5); that may be during b.Flush or much later. With
 // QoS 0 done is not used. m is borrowed until Publish returns.
 //
+// The result is OK, or why the message was refused before it was routed; done
+// is told that too.
+//
 // Messages of one goroutine reach each target in the order of the calls.
-func (b *Broker) Publish(src Source, m *mq.Message, done Completer, token uint64, batch *Batch) {
-	b.publish(src, &delivery{m: m, origin: done, token: token}, batch)
+func (b *Broker) Publish(src Source, m *mq.Message, done Completer, token uint64, batch *Batch) mq.Code {
+	return b.publish(src, &delivery{m: m, origin: done, token: token}, batch)
 }
 
 // delivery is one message on its way to one or several sessions.
@@ -47,7 +50,7 @@ func (d *delivery) record() []byte {
 	return d.rec
 }
 
-func (b *Broker) publish(src Source, d *delivery, batch *Batch) {
+func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 	m := d.m
 	if m.QoS == 0 {
 		d.origin = nil
@@ -55,28 +58,25 @@ func (b *Broker) publish(src Source, d *delivery, batch *Batch) {
 	kind, target := mq.ParseTopic(m.Topic)
 	switch {
 	case kind == mq.TopicBadP2P:
-		b.refuse(d, mq.DropBadTopic, mq.BadTopic, batch)
-		return
+		return b.refuse(d, mq.DropBadTopic, mq.BadTopic, batch)
 	case kind == mq.TopicInvalid:
-		b.refuse(d, mq.DropBadTopic, mq.Malformed, batch)
-		return
+		return b.refuse(d, mq.DropBadTopic, mq.Malformed, batch)
 	case kind == mq.TopicSystem && isServerTopic(m.Topic), !b.auth.Allow(src.Principal, mq.Publish, m.Topic):
-		b.refuse(d, mq.DropNotAuthorized, mq.NotAuthorized, batch)
-		return
+		return b.refuse(d, mq.DropNotAuthorized, mq.NotAuthorized, batch)
 	case b.closing.Load():
-		b.refuse(d, mq.DropShutdown, mq.ShuttingDown, batch)
-		return
+		return b.refuse(d, mq.DropShutdown, mq.ShuttingDown, batch)
 	}
 	d.qos = m.QoS
 	if kind == mq.TopicP2P {
 		d.kind = P2P
 		b.Stats.Received[P2P][m.QoS].Add(1)
 		b.publishP2P(d, target, batch)
-		return
+		return mq.OK
 	}
 	d.kind = PubSub
 	b.Stats.Received[PubSub][m.QoS].Add(1)
 	b.publishPlain(src, d, batch)
+	return mq.OK
 }
 
 // isServerTopic reports whether only the server publishes there.
@@ -84,10 +84,12 @@ func isServerTopic(topic []byte) bool {
 	return len(topic) >= 4 && string(topic[:4]) == "$SYS"
 }
 
-// refuse counts a message that goes nowhere and tells its sender.
-func (b *Broker) refuse(d *delivery, why mq.DropReason, code mq.Code, batch *Batch) {
+// refuse counts a message that goes nowhere and tells its sender. It returns
+// code.
+func (b *Broker) refuse(d *delivery, why mq.DropReason, code mq.Code, batch *Batch) mq.Code {
 	b.drop(why)
 	batch.complete(d.origin, d.token, code)
+	return code
 }
 
 // publishP2P hands the message to the one session, or inbox, it names.
@@ -100,8 +102,8 @@ func (b *Broker) publishP2P(d *delivery, target []byte, batch *Batch) {
 		}
 		s = b.lockedSession(target)
 	}
+	defer s.unlock()
 	s.deliver(d, batch)
-	s.unlock()
 }
 
 // keeps applies p2p.keep: whether a P2P message with QoS 1 or 2 waits for its

@@ -5,8 +5,9 @@ import "github.com/homing-mq/homing/internal/mq"
 // PublishQoS2 is Publish for a QoS 2 message of an MQTT client. The packet
 // identifier is claimed until PUBREL: the same one again is answered, and
 // delivers nothing [MQTT-4.3.3-10]. PUBREC goes to the connection the session
-// then has.
-func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch) {
+// then has. It reports whether the identifier is new, and whether a PUBREC
+// was or will be sent for this very PUBLISH.
+func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch) (fresh, answered bool) {
 	s := src.Session
 	s.mu.Lock()
 	if c, ok := s.claims[pid]; ok {
@@ -14,7 +15,7 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch
 			s.conn.SendAck(Pubrec, pid, c.code, batch)
 		}
 		s.mu.Unlock()
-		return
+		return false, c.done
 	}
 	s.setClaim(pid, claim{})
 	d := &delivery{m: m, origin: s, token: uint64(pid)}
@@ -23,6 +24,7 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch
 	}
 	s.mu.Unlock()
 	b.publish(src, d, batch)
+	return true, true
 }
 
 func (s *Session) setClaim(pid uint16, c claim) {

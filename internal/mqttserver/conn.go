@@ -1,0 +1,193 @@
+package mqttserver
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+// conn is one client connection. Fields without a comment on locking belong to
+// the reader goroutine.
+type conn struct {
+	srv       *Server
+	nc        net.Conn
+	raw       syscall.RawConn // nil: TLS or WebSocket, which cannot be read without waiting
+	transport string
+	remote    netip.AddrPort
+
+	out outbox
+
+	// of the goroutine that made the outbox busy
+	writeFn func(fd uintptr) bool
+	wdata   []byte
+	wn      int
+	werr    error
+
+	// set before CONNECT is answered, then constant
+	version     mqtt.Version
+	problemInfo bool // may send reason strings [MQTT-3.1.2-29]
+	maxPacket   uint32
+	keepAlive   time.Duration // until it is dead: 1.5 times the interval; 0: off
+	sess        *broker.Session
+	principal   *mq.Principal
+
+	hello           *connackInfo // while CONNECT is being answered
+	serverKeepAlive uint16       // seconds, told to the client; 0: its own counts
+
+	connected atomic.Bool // CONNACK 0x00 was sent
+	unacked   atomic.Int32
+	reason    atomic.Pointer[string] // why it ends; the first one counts
+
+	w          *worker // borrowed; nil while waiting
+	partial    []byte  // the beginning of a packet, kept while waiting
+	lastRead   time.Time
+	started    time.Time
+	readErr    error
+	detail     *detail
+	next, prev *conn // list of the server; guarded by its lock
+}
+
+// detail is what only some connections need.
+type detail struct {
+	aliases  [][]byte // topic aliases of the client, by number [MQTT-3.3.2-7]
+	will     *will
+	expiry   *uint32 // from DISCONNECT
+	session  uint32  // session expiry interval of CONNECT
+	discards bool    // a proper DISCONNECT: no will
+}
+
+func (c *conn) more() *detail {
+	if c.detail == nil {
+		c.detail = &detail{}
+	}
+	return c.detail
+}
+
+var errClosing = errors.New("closing")
+
+// setReason notes why the connection ends; the first one counts.
+func (c *conn) setReason(text string) { c.reason.CompareAndSwap(nil, &text) }
+
+// serve runs the connection from accept to close. It is split into two
+// goroutines so that the one that waits has a small stack: CONNECT needs a
+// deep one (hashing, store).
+func (c *conn) serve() {
+	c.started = time.Now()
+	_ = c.nc.SetReadDeadline(c.started.Add(c.srv.opt.ConnectTimeout))
+	if c.guard(c.handshake) && c.sess != nil {
+		go func() {
+			c.guard(c.receive)
+			c.end()
+		}()
+		return
+	}
+	c.end()
+}
+
+// guard runs f and turns a panic into the end of this connection only.
+func (c *conn) guard(f func() error) (ok bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.srv.log.Error("panic in a connection; it is closed", "client", c.clientID(), "panic", r, "stack", string(debug.Stack()))
+			c.srv.Stats.Panics.Add(1)
+			c.setReason("internal error")
+			ok = false
+		}
+	}()
+	if err := f(); err != nil {
+		c.ended(err)
+		return false
+	}
+	return true
+}
+
+// ended notes an error that ends the connection and answers it.
+func (c *conn) ended(err error) {
+	var p *mqtt.Error
+	switch {
+	case errors.Is(err, errClosing):
+	case errors.As(err, &p):
+		c.disconnect(p.Code, p.Error())
+		c.linger()
+	case errors.Is(err, os.ErrDeadlineExceeded) && !c.connected.Load():
+		c.setReason("no CONNECT in time")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.disconnect(mqtt.CodeKeepAliveTimeout, "keep alive time-out") // [MQTT-3.1.2-22]
+	case errors.Is(err, io.EOF):
+		c.setReason("closed by the client without DISCONNECT")
+	default:
+		c.setReason("connection lost: " + err.Error())
+	}
+}
+
+// linger lets the client read the last packet: data that it has sent and
+// nobody reads would make the kernel throw the packet away.
+func (c *conn) linger() {
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.srv.opt.CloseGrace))
+	var waste [512]byte
+	for range 256 {
+		if _, err := c.nc.Read(waste[:]); err != nil {
+			return
+		}
+	}
+}
+
+// hangUp closes after the last byte was written: first our direction, so that
+// the client sees it, then, by the reader or abort, the rest.
+func (c *conn) hangUp() {
+	if cw, ok := c.nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		return
+	}
+	_ = c.nc.Close()
+}
+
+// abort closes at once.
+func (c *conn) abort() { _ = c.nc.Close() }
+
+// end is the last thing of a connection: the session learns of it, the will
+// is published, the log line written.
+func (c *conn) end() {
+	defer c.srv.wg.Done()
+	c.out.mu.Lock()
+	c.out.closed = true
+	c.out.buf = nil
+	c.out.mu.Unlock()
+	_ = c.nc.Close()
+	c.release()
+	c.wake()
+	var b broker.Batch
+	b.Begin()
+	if c.sess != nil {
+		c.publishWill(&b)
+		var expiry *uint32
+		if c.detail != nil {
+			expiry = c.detail.expiry
+		}
+		c.srv.broker.Disconnect(c.sess, c, expiry, &b)
+		b.Flush()
+	}
+	c.srv.remove(c)
+	reason := "closed"
+	if r := c.reason.Load(); r != nil {
+		reason = *r
+	}
+	c.srv.log.Info("connection closed", "client", c.clientID(), "remote", c.remote.String(), "transport", c.transport,
+		"reason", reason, "duration", time.Since(c.started).Round(time.Millisecond).String())
+}
+
+func (c *conn) clientID() string {
+	if c.principal == nil {
+		return ""
+	}
+	return c.principal.ClientID
+}

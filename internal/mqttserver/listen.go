@@ -1,0 +1,215 @@
+package mqttserver
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Serve accepts MQTT over TCP (conf nil) or TLS from l until Shutdown closes
+// it.
+func (s *Server) Serve(l net.Listener, conf *tls.Config) {
+	transport := "tcp"
+	if conf != nil {
+		transport = "tls"
+	}
+	s.mu.Lock()
+	s.listeners = append(s.listeners, l)
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		for {
+			nc, err := s.accept(l)
+			if err != nil {
+				return
+			}
+			if conf != nil {
+				nc = tls.Server(nc, conf)
+			}
+			if err := s.start(nc, transport); err != nil {
+				_ = nc.Close()
+			}
+		}
+	})
+}
+
+// accept waits for a connection. When there are no file descriptors left it
+// waits for some.
+func (s *Server) accept(l net.Listener) (net.Conn, error) {
+	wait := 5 * time.Millisecond
+	for {
+		nc, err := l.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return nc, err
+		}
+		s.log.Error("cannot accept a connection; trying again", "error", err, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+			return nil, err
+		}
+		wait = min(2*wait, time.Second)
+	}
+}
+
+// webSocketPath is where WebSocket clients connect.
+const webSocketPath = "/mqtt"
+
+// subprotocols are accepted in this order [MQTT-6.0.0-3].
+var subprotocols = []string{"mqtt", "mqttv3.1"}
+
+// ServeWebSocket accepts MQTT over WebSocket (conf nil) or secure WebSocket
+// from l until Shutdown closes it.
+func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
+	transport := "ws"
+	if conf != nil {
+		transport = "wss"
+		conf = conf.Clone()
+		conf.NextProtos = []string{"http/1.1"}
+		l = tls.NewListener(l, conf)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc(webSocketPath, func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, transport) })
+	h := &http.Server{
+		Handler: mux, ReadHeaderTimeout: s.opt.ConnectTimeout, MaxHeaderBytes: 16 << 10,
+	}
+	s.mu.Lock()
+	s.https = append(s.https, h)
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("WebSocket listener stopped", "error", err)
+		}
+	})
+}
+
+// upgrade turns a request into a connection.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, transport string) {
+	offered := websocketProtocols(r)
+	if !slices.ContainsFunc(offered, func(p string) bool { return slices.Contains(subprotocols, p) }) {
+		http.Error(w, "MQTT over WebSocket needs the subprotocol mqtt", http.StatusBadRequest)
+		return
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols: subprotocols,
+		// Devices and pages of any origin; the MQTT credentials decide.
+		InsecureSkipVerify: true,
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return // it has answered
+	}
+	nc := &webSocketConn{Conn: websocket.NetConn(s.ctx, ws, websocket.MessageBinary), remote: requestAddr{r.RemoteAddr}, ws: ws, wg: &s.wg}
+	if err := s.start(nc, transport); err != nil {
+		_ = ws.Close(websocket.StatusTryAgainLater, err.Error())
+	}
+}
+
+func websocketProtocols(r *http.Request) (list []string) {
+	for _, h := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for p := range strings.SplitSeq(h, ",") {
+			list = append(list, strings.TrimSpace(p))
+		}
+	}
+	return list
+}
+
+// webSocketConn gives the client's address back, which NetConn hides, and
+// closes without waiting for the peer.
+type webSocketConn struct {
+	net.Conn
+	ws     *websocket.Conn
+	wg     *sync.WaitGroup
+	remote requestAddr
+}
+
+func (c *webSocketConn) RemoteAddr() net.Addr { return c.remote }
+
+// CloseWrite starts the closing handshake without waiting for its end.
+func (c *webSocketConn) CloseWrite() error {
+	c.wg.Go(func() { _ = c.ws.Close(websocket.StatusNormalClosure, "") })
+	return nil
+}
+
+func (c *webSocketConn) Close() error { return c.ws.CloseNow() }
+
+// requestAddr is the address of an HTTP client.
+type requestAddr struct{ text string }
+
+func (requestAddr) Network() string  { return "tcp" }
+func (a requestAddr) String() string { return a.text }
+
+// Certificate is a TLS certificate that is read again when its files change,
+// so that a renewal needs no restart.
+type Certificate struct {
+	certFile, keyFile string
+
+	mu      sync.Mutex
+	cert    *tls.Certificate
+	stamp   [2]time.Time
+	checked time.Time
+	failed  func(error)
+}
+
+// LoadCertificate reads a PEM certificate chain and key. failed is told when a
+// later change cannot be read; the old certificate then stays in use.
+func LoadCertificate(certFile, keyFile string, failed func(error)) (*Certificate, error) {
+	c := &Certificate{certFile: certFile, keyFile: keyFile, failed: failed}
+	if err := c.load(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Certificate) load() error {
+	stamp, err := c.stamps()
+	if err != nil {
+		return err
+	}
+	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return err
+	}
+	c.cert, c.stamp = &cert, stamp
+	return nil
+}
+
+func (c *Certificate) stamps() (s [2]time.Time, err error) {
+	for i, name := range []string{c.certFile, c.keyFile} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return s, err
+		}
+		s[i] = info.ModTime()
+	}
+	return s, nil
+}
+
+// Config is a TLS configuration that uses the certificate.
+func (c *Certificate) Config() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}
+}
+
+// get returns the certificate; it looks for a change at most once a second.
+func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.checked) >= time.Second {
+		c.checked = now
+		stamp, err := c.stamps()
+		if err == nil && stamp != c.stamp {
+			err = c.load()
+		}
+		if err != nil && c.failed != nil {
+			c.failed(err)
+		}
+	}
+	return c.cert, nil
+}

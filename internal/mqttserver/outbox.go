@@ -1,0 +1,382 @@
+package mqttserver
+
+import (
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+// outbox collects the bytes for one connection. Its lock is a leaf: nothing
+// else is locked, called or written under it.
+type outbox struct {
+	mu      sync.Mutex
+	buf     []byte        // not being written yet; from bufs
+	writing int           // bytes somebody is writing
+	busy    bool          // somebody writes; he looks at buf again when done
+	noted   bool          // in a batch that will flush
+	starved bool          // the core was refused: tell it when there is room
+	closing bool          // takes no more; closed for good once written
+	closed  bool          // closed: whatever comes is thrown away
+	paused  chan struct{} // the reader waits for it to be closed; nil: it does not wait
+}
+
+var bufs = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
+
+func getBuf() []byte { return (*bufs.Get().(*[]byte))[:0] }
+
+// putBuf gives a buffer back, unless it has grown large.
+func putBuf(b []byte) {
+	if cap(b) > 0 && cap(b) <= 64<<10 {
+		bufs.Put(&b)
+	}
+}
+
+// open starts an append of output: it returns the buffer to append to, with
+// the lock held, or nil without it if the connection takes no more. done ends
+// it.
+func (c *conn) open() []byte {
+	o := &c.out
+	o.mu.Lock()
+	if o.closing || o.closed {
+		o.mu.Unlock()
+		return nil
+	}
+	if o.buf == nil {
+		o.buf = getBuf()
+	}
+	return o.buf
+}
+
+func (c *conn) done(buf []byte, b *broker.Batch) {
+	o := &c.out
+	o.buf = buf
+	note := !o.noted
+	o.noted = true
+	o.mu.Unlock()
+	if note {
+		b.Touch(c)
+	}
+}
+
+// SendPublish implements broker.Conn.
+func (c *conn) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *broker.Batch) broker.SendResult {
+	p := mqtt.Publish{Dup: dup, QoS: byte(qos), PacketID: pid, Topic: m.Topic, Payload: m.Payload}
+	if c.version == mqtt.V5 {
+		p.Props = m.Props
+		if m.Expiry != 0 {
+			p.HasExpiry, p.Expiry = true, m.RemainingExpiry(b.Now())
+		}
+	}
+	size := p.Size(c.version)
+	if size > int(c.maxPacket) {
+		return broker.SendTooLarge
+	}
+	buf := c.open()
+	if buf == nil {
+		return broker.SendClosed
+	}
+	if waiting := len(buf) + c.out.writing; waiting > 0 && waiting+size > c.srv.opt.Outbox {
+		c.out.starved = true
+		c.done(buf, b)
+		return broker.SendFull
+	}
+	c.done(p.Append(buf, c.version), b)
+	c.srv.Stats.Sent[mqtt.PUBLISH].Add(1)
+	return broker.Sent
+}
+
+// SendAck implements broker.Conn.
+func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.Batch) {
+	t := ackType[kind]
+	reason, closes := ackCode(code, c.version)
+	if c.answers(t, reason) {
+		c.unacked.Add(-1)
+	}
+	if closes {
+		c.closeSoon(code.String(), b)
+		return
+	}
+	buf := c.open()
+	if buf == nil {
+		return
+	}
+	if code != mq.OK && c.version == mqtt.V5 && c.problemInfo {
+		a := mqtt.Ack{Type: t, PacketID: pid, Code: reason}
+		a.Properties.ReasonString = []byte(ackText(code))
+		a.Properties.Set(mqtt.PropReasonString)
+		buf = a.Append(buf, c.version)
+	} else {
+		buf = mqtt.AppendAck(buf, c.version, t, pid, reason)
+	}
+	c.done(buf, b)
+	c.srv.Stats.Sent[t].Add(1)
+}
+
+// answers reports whether a packet ends what the client has under way: in MQTT
+// 5 what Receive Maximum counts [MQTT-4.9.0-2], in 3.x the server's part.
+func (c *conn) answers(t mqtt.PacketType, reason mqtt.ReasonCode) bool {
+	switch t {
+	case mqtt.PUBACK:
+		return true
+	case mqtt.PUBREC:
+		return c.version != mqtt.V5 || reason.Failed()
+	case mqtt.PUBCOMP:
+		return c.version == mqtt.V5
+	}
+	return false
+}
+
+// Complete implements broker.Completer for QoS 1; token is the packet identifier.
+func (c *conn) Complete(token uint64, code mq.Code, b *broker.Batch) {
+	c.SendAck(broker.Puback, uint16(token), code, b)
+}
+
+// packet is any of the package mqtt.
+type packet interface {
+	Append(dst []byte, v mqtt.Version) []byte
+}
+
+// send appends a packet that is not limited by the outbox.
+func (c *conn) send(t mqtt.PacketType, p packet, b *broker.Batch) {
+	if buf := c.open(); buf != nil {
+		c.done(p.Append(buf, c.version), b)
+		c.srv.Stats.Sent[t].Add(1)
+	}
+}
+
+// Flush implements broker.Conn.
+func (c *conn) Flush(b *broker.Batch) {
+	o := &c.out
+	o.mu.Lock()
+	if o.noted = false; o.paused != nil {
+		o.mu.Unlock()
+		c.wake()
+		o.mu.Lock()
+	}
+	if o.busy || o.closed {
+		o.mu.Unlock()
+		return
+	}
+	o.busy = true
+	if c.raw == nil {
+		o.mu.Unlock()
+		c.startDrain(nil)
+		return
+	}
+	for {
+		data := o.take()
+		if data == nil {
+			break
+		}
+		o.mu.Unlock()
+		n, err := c.tryWrite(data)
+		if err != nil {
+			c.broken(err)
+			return
+		}
+		c.srv.Stats.BytesOut.Add(uint64(n))
+		if n < len(data) {
+			c.srv.Stats.Blocked.Add(1)
+			c.startDrain(data[n:])
+			return
+		}
+		putBuf(data)
+		o.mu.Lock()
+	}
+	c.idle(b)
+}
+
+// take takes the collected bytes to write them; nil if there are none. The
+// lock is held.
+func (o *outbox) take() []byte {
+	data := o.buf
+	o.buf = nil
+	o.writing = len(data)
+	if len(data) == 0 {
+		putBuf(data)
+		return nil
+	}
+	return data
+}
+
+// idle ends a flush: everything is written. The lock is held, and released.
+func (c *conn) idle(b *broker.Batch) {
+	o := &c.out
+	o.busy = false
+	starved, closing := o.starved, o.closing
+	o.starved = false
+	if closing {
+		o.closed = true
+	}
+	o.mu.Unlock()
+	c.wake()
+	if closing {
+		c.hangUp()
+	} else if starved && c.sess != nil {
+		c.srv.broker.Drained(c.sess, c, b)
+	}
+}
+
+func (c *conn) startDrain(rest []byte) {
+	c.srv.wg.Add(1)
+	go c.drain(rest)
+}
+
+// drain is the writer goroutine of a connection whose socket is full, or
+// cannot be written without blocking. rest is what a write left over.
+func (c *conn) drain(rest []byte) {
+	defer c.srv.wg.Done()
+	o := &c.out
+	var b broker.Batch
+	for {
+		if len(rest) > 0 {
+			n, err := c.nc.Write(rest)
+			c.srv.Stats.BytesOut.Add(uint64(max(n, 0)))
+			if err != nil {
+				c.broken(err)
+				return
+			}
+		}
+		o.mu.Lock()
+		starved := o.starved
+		if rest = o.take(); rest == nil {
+			b.Begin()
+			c.idle(&b)
+			b.Flush()
+			return
+		}
+		o.starved = false
+		o.mu.Unlock()
+		if starved && c.sess != nil { // half is out: fetch more while the rest is written
+			b.Begin()
+			c.srv.broker.Drained(c.sess, c, &b)
+			b.Flush()
+		}
+	}
+}
+
+// tryWrite writes what the socket takes now. Only the goroutine that made the
+// outbox busy calls it.
+func (c *conn) tryWrite(data []byte) (int, error) {
+	c.wdata, c.wn, c.werr = data, 0, nil
+	err := c.raw.Write(c.writeFn)
+	n, werr := c.wn, c.werr
+	c.wdata = nil
+	if err == nil {
+		err = werr
+	}
+	return n, err
+}
+
+// writeOnce is called by RawConn.Write; it never waits.
+func (c *conn) writeOnce(fd uintptr) bool {
+	for c.wn < len(c.wdata) {
+		n, err := syscall.Write(int(fd), c.wdata[c.wn:])
+		switch {
+		case n > 0:
+			c.wn += n
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return true
+		default:
+			c.werr = err
+			return true
+		}
+	}
+	return true
+}
+
+// broken ends the output after a write error; the reader notices by the close.
+func (c *conn) broken(err error) {
+	o := &c.out
+	o.mu.Lock()
+	o.closed, o.busy = true, false
+	o.buf, o.writing = nil, 0
+	o.mu.Unlock()
+	c.setReason("write error: " + err.Error())
+	c.wake()
+	_ = c.nc.Close()
+}
+
+// Close implements broker.Conn: DISCONNECT for MQTT 5, then close.
+func (c *conn) Close(reason broker.CloseReason) {
+	r := closeReasons[reason]
+	c.disconnect(r.code, r.text)
+}
+
+// disconnect sends DISCONNECT with a code to an MQTT 5 client that is
+// connected, and closes when it is written, or soon. It does not block.
+func (c *conn) disconnect(code mqtt.ReasonCode, reason string) {
+	var b broker.Batch
+	c.setReason(reason)
+	if buf := c.open(); buf != nil {
+		if c.version == mqtt.V5 && c.connected.Load() {
+			d := mqtt.Disconnect{Code: code}
+			if c.problemInfo {
+				d.Properties.ReasonString = []byte(reason)
+				d.Properties.Set(mqtt.PropReasonString)
+			}
+			buf = d.Append(buf, c.version)
+			c.srv.Stats.Sent[mqtt.DISCONNECT].Add(1)
+		}
+		c.out.closing = true
+		c.done(buf, &b)
+	}
+	time.AfterFunc(c.srv.opt.CloseGrace, c.abort)
+	b.Flush()
+}
+
+// closeSoon makes the connection close when its batch is flushed.
+func (c *conn) closeSoon(reason string, b *broker.Batch) {
+	c.setReason(reason)
+	if buf := c.open(); buf != nil {
+		c.out.closing = true
+		c.done(buf, b)
+	}
+}
+
+// overloaded reports whether the connection is closing, and whether the client
+// has so much under way that no more of its input is read: output it does not
+// take, or publishes that are not acknowledged (in 3.x; MQTT 5 has the receive
+// maximum).
+func (c *conn) overloaded() (closing, over bool) {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	over = len(o.buf)+o.writing > 2*c.srv.opt.Outbox
+	if c.version != mqtt.V5 {
+		over = over || int(c.unacked.Load()) >= c.srv.opt.ReceiveMax
+	}
+	return o.closing || o.closed, over
+}
+
+// pause blocks the reader while the connection is overloaded.
+func (c *conn) pause() {
+	for {
+		wake := make(chan struct{})
+		c.out.mu.Lock()
+		c.out.paused = wake
+		c.out.mu.Unlock()
+		if closing, over := c.overloaded(); closing || !over {
+			c.wake()
+			return
+		}
+		<-wake
+	}
+}
+
+// wake lets the reader look again.
+func (c *conn) wake() {
+	o := &c.out
+	o.mu.Lock()
+	wake := o.paused
+	o.paused = nil
+	o.mu.Unlock()
+	if wake != nil {
+		close(wake)
+	}
+}

@@ -1,0 +1,256 @@
+package mqttserver
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+// worker is what handling input needs and waiting does not. It is borrowed by
+// a connection while there is input.
+type worker struct {
+	buf        []byte // [start:end] is input not handled yet
+	start, end int
+	batch      broker.Batch
+
+	publish     mqtt.Publish
+	ack         mqtt.Ack
+	subscribe   mqtt.Subscribe
+	unsubscribe mqtt.Unsubscribe
+	msg         mq.Message
+}
+
+const (
+	workerBuf  = 16 << 10 // bytes of a worker's read buffer
+	keepBuf    = 256 << 10
+	maxPartial = 4 << 10 // a shorter beginning of a packet is kept without the worker
+)
+
+var workers = sync.Pool{New: func() any { return &worker{buf: make([]byte, workerBuf)} }}
+
+// borrow gives the connection a worker with what it has read before.
+func (c *conn) borrow() *worker {
+	if c.w == nil {
+		c.w = workers.Get().(*worker)
+		c.w.start, c.w.end = 0, copy(c.w.buf, c.partial)
+		c.partial = nil
+	}
+	return c.w
+}
+
+// release gives the worker back, unless it holds much of a packet.
+func (c *conn) release() {
+	w := c.w
+	if w == nil {
+		return
+	}
+	if rest := w.buf[w.start:w.end]; len(rest) > 0 {
+		if len(rest) > maxPartial || len(w.buf) > workerBuf {
+			return
+		}
+		c.partial = append([]byte(nil), rest...)
+	}
+	c.w = nil
+	w.start, w.end = 0, 0
+	if len(w.buf) > keepBuf {
+		w.buf = make([]byte, workerBuf)
+	}
+	workers.Put(w)
+}
+
+// room returns where to read to, growing the buffer to need bytes in all.
+func (w *worker) room(need int) []byte {
+	if w.start > 0 && (w.start == w.end || w.end == len(w.buf)) {
+		w.end = copy(w.buf, w.buf[w.start:w.end])
+		w.start = 0
+	}
+	if need > len(w.buf) {
+		// Grow with what has arrived, not with what was announced.
+		grown := make([]byte, min(need, max(2*len(w.buf), 4*w.end)))
+		w.end = copy(grown, w.buf[w.start:w.end])
+		w.start = 0
+		w.buf = grown
+	} else if w.end == len(w.buf) {
+		grown := make([]byte, 2*len(w.buf))
+		w.end = copy(grown, w.buf[w.start:w.end])
+		w.start = 0
+		w.buf = grown
+	}
+	return w.buf[w.end:]
+}
+
+// receive handles input until the connection ends.
+func (c *conn) receive() error {
+	c.armKeepAlive()
+	if c.w != nil { // sent without waiting for CONNACK [MQTT-3.1.4-5]
+		if err := c.process(c.w, c.handle); err != nil {
+			return err
+		}
+	}
+	for {
+		err := c.readAll(c.handle)
+		if err == nil {
+			return errClosing
+		}
+		if !c.stillAlive(err) {
+			return err
+		}
+		c.armKeepAlive()
+	}
+}
+
+// readAll reads and gives each packet to handle until that returns an error,
+// errClosing for a proper end.
+func (c *conn) readAll(handle func(w *worker, first byte, body []byte) error) error {
+	if c.raw == nil {
+		return c.readBlocking(handle)
+	}
+	var result error
+	err := c.raw.Read(func(fd uintptr) bool {
+		var wait bool
+		wait, result = c.readReady(int(fd), handle)
+		return !wait
+	})
+	if result != nil {
+		return result
+	}
+	return err
+}
+
+// readReady reads until the socket is empty. It reports wait to be called
+// again when there is more.
+func (c *conn) readReady(fd int, handle func(*worker, byte, []byte) error) (wait bool, err error) {
+	for {
+		w := c.borrow()
+		dst := w.room(c.need(w))
+		n, err := syscall.Read(fd, dst)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			c.release()
+			return true, nil
+		case err != nil:
+			return false, err
+		case n == 0:
+			return false, io.EOF
+		}
+		w.end += n
+		c.srv.Stats.BytesIn.Add(uint64(n))
+		if err := c.process(w, handle); err != nil {
+			return false, err
+		}
+		if n < len(dst) {
+			// The socket was empty; whatever comes now wakes the poller.
+			c.release()
+			return true, nil
+		}
+	}
+}
+
+// readBlocking is readAll for connections that only have a blocking Read. A
+// small buffer waits.
+func (c *conn) readBlocking(handle func(*worker, byte, []byte) error) error {
+	small := make([]byte, 2048)
+	for {
+		var n int
+		var err error
+		if c.w != nil {
+			dst := c.w.room(c.need(c.w))
+			n, err = c.nc.Read(dst)
+			c.w.end += n
+		} else if n, err = c.nc.Read(small); n > 0 {
+			w := c.borrow()
+			w.end += copy(w.room(w.end+n), small[:n])
+		}
+		if n > 0 {
+			c.srv.Stats.BytesIn.Add(uint64(n))
+			if err := c.process(c.w, handle); err != nil {
+				return err
+			}
+			c.release()
+			if c.connected.Load() {
+				c.armKeepAlive()
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// need is the size of the packet that is arriving, 0 if it is not known or
+// not allowed.
+func (c *conn) need(w *worker) int {
+	_, _, _, need, err := mqtt.Split(w.buf[w.start:w.end], c.readLimit())
+	if err != nil {
+		return 0
+	}
+	return need
+}
+
+// readLimit is the maximum packet size: small until CONNECT is accepted.
+func (c *conn) readLimit() int {
+	if c.connected.Load() {
+		return c.srv.opt.PacketSize
+	}
+	return min(connectPacketSize, c.srv.opt.PacketSize)
+}
+
+// connectPacketSize limits a CONNECT, bytes.
+const connectPacketSize = 64 << 10
+
+// process handles the whole packets in the worker's buffer and flushes.
+func (c *conn) process(w *worker, handle func(*worker, byte, []byte) error) error {
+	c.srv.broker.Throttle()
+	w.batch.Begin()
+	c.lastRead = time.Now()
+	defer w.batch.Flush()
+	for {
+		first, body, n, _, err := mqtt.Split(w.buf[w.start:w.end], c.readLimit())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return nil
+		}
+		w.start += n
+		c.srv.Stats.Packets[mqtt.TypeOf(first)].Add(1)
+		if err := handle(w, first, body); err != nil {
+			return err
+		}
+		switch closing, over := c.overloaded(); {
+		case closing:
+			return errClosing
+		case over:
+			w.batch.Flush()
+			c.pause()
+			w.batch.Begin()
+		}
+	}
+}
+
+// armKeepAlive sets the deadline by which the client must be heard.
+func (c *conn) armKeepAlive() {
+	if c.keepAlive == 0 {
+		_ = c.nc.SetReadDeadline(time.Time{})
+		return
+	}
+	if c.lastRead.IsZero() {
+		c.lastRead = time.Now()
+	}
+	_ = c.nc.SetReadDeadline(c.lastRead.Add(c.keepAlive))
+}
+
+// stillAlive looks at a read error: the deadline is not moved for every
+// packet, so when it fires the client may have been heard since.
+func (c *conn) stillAlive(err error) bool {
+	return c.raw != nil && c.keepAlive > 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Since(c.lastRead) < c.keepAlive
+}
