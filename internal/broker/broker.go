@@ -34,9 +34,8 @@ type Options struct {
 	InboxBytes  int64 // of their records; 0: no limit
 	RejectFull  bool  // refuse the new message instead of dropping the oldest
 	StoreAfter  time.Duration
-	SessionMax  uint32 // cap of the session expiry interval, seconds
-	PendingSize int64  // bytes of pending and memory-only messages per session
-	PendingAll  int64  // and in all sessions
+	PendingSize int64 // bytes of pending and memory-only messages per session
+	PendingAll  int64 // and in all sessions
 }
 
 // Broker is the core. Its methods may be called concurrently, each goroutine

@@ -285,6 +285,8 @@ func TestDupAfterReconnect(t *testing.T) {
 				}
 				first := d.got[0]
 				if crash {
+					w.publish("a/p2p/other", 1, 3, 1, true, &r) // carries lazy notes to the disk
+					w.settle()
 					w.crash(100)
 				} else {
 					w.disconnect(d)
@@ -343,7 +345,7 @@ func TestSlowConsumer(t *testing.T) {
 // reconnects and crashes against what the contract promises.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		mode := rapid.SampledFrom([]store.Sync{store.SyncOS, store.SyncAlways}).Draw(rt, "sync")
+		mode := rapid.SampledFrom([]store.SyncMode{store.SyncOS, store.SyncAlways}).Draw(rt, "sync")
 		after := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Hour}).Draw(rt, "store-after")
 		w := newWorld(t, Options{StoreAfter: after}, mode)
 		defer func() { w.stop() }()

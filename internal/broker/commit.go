@@ -97,8 +97,9 @@ func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
 		s.count--
 		s.bytes -= int64(len(q.rec))
 		s.tail.kill(q)
-	} else {
-		q.state = durable
+	} else if q.state = durable; s.blocked(q.seq) {
+		s.backlog = max(s.backlog, q.seq)
+		s.tail.kill(q)
 	}
 	s.spill()
 	if s.conn != nil {

@@ -19,7 +19,7 @@ import (
 type world struct {
 	t     testing.TB
 	fs    *vfs.MemFS
-	sync  store.Sync
+	sync  store.SyncMode
 	opt   Options
 	st    *store.Store
 	b     *Broker
@@ -30,7 +30,7 @@ type allowAll struct{}
 
 func (allowAll) Allow(*mq.Principal, mq.Action, []byte) bool { return true }
 
-func newWorld(t testing.TB, opt Options, sync store.Sync) *world {
+func newWorld(t testing.TB, opt Options, sync store.SyncMode) *world {
 	w := &world{t: t, fs: vfs.NewCrashableMem(), opt: opt, sync: sync}
 	w.start()
 	return w
@@ -42,7 +42,6 @@ func (w *world) start() {
 	ready := make(chan struct{})
 	st, err := store.Open(store.Options{
 		Dir: "data", FS: w.fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour,
-		Log: slog.New(slog.DiscardHandler),
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			b.Committed(ops, err, &batch)

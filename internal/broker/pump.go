@@ -20,6 +20,7 @@ func (s *Session) pump(b *Batch) {
 	for s.pumpStep(b) || s.again {
 		s.again = false
 	}
+	s.markSent()
 	s.pumping = false
 	s.unlock()
 }
@@ -46,20 +47,34 @@ func (s *Session) pumpStep(b *Batch) bool {
 	return s.tail.n > 0 && s.sendQueued(b)
 }
 
+// maxQueued bounds the tail of a blocked session, entries: beyond it QoS 0
+// messages at its head are dropped so that stored ones behind them can leave.
+const maxQueued = 256
+
 // spill lets the durable head of the tail go from memory when it cannot be
 // sent now: the store has it.
 func (s *Session) spill() {
 	for s.tail.n > 0 {
 		q := s.tail.at(0)
-		blocked := s.conn == nil || s.full || !s.win.admits(q.seq, s.receiveMax)
-		if q.state != acked && (q.state != durable || !blocked) {
+		switch {
+		case q.state == acked:
+		case !s.blocked(q.seq):
 			return
-		}
-		if q.state == durable {
+		case q.state == durable:
 			s.backlog = max(s.backlog, q.seq)
+		case q.qos0 && s.tail.n > maxQueued:
+			s.hold(-len(q.rec))
+			s.b.drop(mq.DropSlowConsumer)
+		default:
+			return
 		}
 		s.tail.pop()
 	}
+}
+
+// blocked reports whether an entry of the tail cannot be sent now.
+func (s *Session) blocked(seq uint64) bool {
+	return s.conn == nil || s.full || !s.win.admits(max(seq, s.cursor+1), s.receiveMax)
 }
 
 // sendQueued sends the first entry of the tail.
@@ -85,7 +100,7 @@ func (s *Session) sendQueued(b *Batch) bool {
 	}
 	e := inflight{
 		seq: q.seq, rec: q.rec, origin: q.origin, token: q.token, size: uint32(len(q.rec)),
-		state: q.state, flags: q.flags | mq.FlagSent,
+		state: q.state, flags: q.flags,
 	}
 	if m.Expired(b.now) {
 		s.b.drop(mq.DropExpired)
@@ -123,7 +138,9 @@ func (s *Session) sendPublish(m *mq.Message, qos mq.QoS, e *inflight, b *Batch) 
 		if e.state != volatile {
 			s.held++
 			s.heldBytes += int64(e.size)
+			s.unmarked = s.unmarked || e.flags&mq.FlagSent == 0
 		}
+		e.flags |= mq.FlagSent
 		s.win.push(*e)
 		s.cursor = max(s.cursor, e.seq)
 		s.sentTo = max(s.sentTo, e.seq)
@@ -175,25 +192,21 @@ func (s *Session) sendStored(to uint64, b *Batch) bool {
 		s.cursor = to
 		return true
 	}
-	unsent := false
 	for i := range entries {
-		ok := s.sendEntry(&entries[i], b)
-		unsent = unsent || entries[i].Flags&mq.FlagSent == 0
-		if !ok {
-			s.markSent(unsent)
+		if !s.sendEntry(&entries[i], b) {
 			return false
 		}
 	}
-	s.markSent(unsent)
 	return true
 }
 
 // markSent lets the store know, lazily, how far was sent: after a crash those
 // are redelivered with DUP.
-func (s *Session) markSent(unsent bool) {
-	if unsent && s.persistent() {
+func (s *Session) markSent() {
+	if s.unmarked && s.persistent() {
 		s.b.store.Submit(mq.Op{Kind: mq.OpSent, Inbox: s.inbox, Seq: s.sentTo})
 	}
+	s.unmarked = false
 }
 
 // sendEntry sends one entry that was read from the store.
@@ -213,7 +226,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 		s.forget(en.Seq, len(en.Record))
 		return true
 	}
-	e := inflight{seq: en.Seq, size: uint32(len(en.Record)), state: durable, flags: en.Flags | mq.FlagSent}
+	e := inflight{seq: en.Seq, size: uint32(len(en.Record)), state: durable, flags: en.Flags}
 	qos := mq.QoS(en.Flags & mq.FlagQoS)
 	switch {
 	case en.Flags&mq.FlagReceived != 0:

@@ -54,9 +54,10 @@ type Session struct {
 	win  window
 	tail tail
 
-	pumping bool // one goroutine at a time sends from backlog and tail
-	again   bool // and another one asked meanwhile
-	full    bool // the outbox is; Drained clears it
+	pumping  bool // one goroutine at a time sends from backlog and tail
+	again    bool // and another one asked meanwhile
+	full     bool // the outbox is; Drained clears it
+	unmarked bool // something was sent that the store has without FlagSent
 
 	pendingBytes int64 // of pending entries in the window
 	lingering    bool  // on the wheel

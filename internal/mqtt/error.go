@@ -64,6 +64,7 @@ var (
 	errResponseTopic  = &Error{CodeProtocolError, "response topic is empty or has a wildcard"}
 	errAuthMethod     = &Error{CodeProtocolError, "authentication method is missing"}
 	errReasonCode     = &Error{CodeProtocolError, "reason code does not belong in this packet"}
+	errMaximumQoS     = &Error{CodeProtocolError, "QoS 3 in a subscription"}
 	errRetainHandling = &Error{CodeProtocolError, "retain handling 3"}
 	errNoFilters      = &Error{CodeProtocolError, "no topic filter"}
 	errNoCodes        = &Error{CodeProtocolError, "no reason code"}

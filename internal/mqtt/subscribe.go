@@ -58,7 +58,7 @@ func (f *Filter) setOptions(r *reader, v Version) {
 	case o&reserved != 0:
 		r.fail(errSubscribeFlags)
 	case f.QoS == 3:
-		r.fail(errQoS)
+		r.fail(errMaximumQoS)
 	case f.RetainHandling == 3:
 		r.fail(errRetainHandling)
 	}

@@ -132,12 +132,18 @@ func (c *conn) authenticate(p *mqtt.Connect, id string) error {
 // attach connects the session. The CONNACK is sent by the core, through
 // SendConnack, when the session is ready.
 func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) error {
+	hello := &connackInfo{assigned: assigned, id: id}
+	c.hello = hello
 	expiry := uint32(0)
 	switch {
 	case c.version != mqtt.V5 && !p.CleanStart:
 		expiry = broker.NeverExpires
 	case c.version == mqtt.V5 && p.Properties.Has(mqtt.PropSessionExpiry):
 		expiry = p.Properties.SessionExpiry
+	}
+	if expiry > c.srv.opt.SessionExpiry {
+		expiry = c.srv.opt.SessionExpiry
+		hello.expiry = &expiry
 	}
 	receiveMax := c.srv.opt.Inflight
 	if c.version == mqtt.V5 {
@@ -147,8 +153,6 @@ func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) erro
 		}
 	}
 	c.setKeepAlive(p.KeepAlive)
-	hello := &connackInfo{assigned: assigned, id: id}
-	c.hello = hello
 	if expiry > 0 {
 		c.more().session = expiry
 	}
@@ -178,6 +182,7 @@ func (c *conn) setKeepAlive(seconds uint16) {
 type connackInfo struct {
 	assigned bool
 	id       string
+	expiry   *uint32 // session expiry interval in seconds, if not what was asked for
 }
 
 // SendConnack implements broker.Conn.
@@ -195,6 +200,10 @@ func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b
 		if c.hello.assigned { // [MQTT-3.2.2-16]
 			p.AssignedClientID = []byte(c.hello.id)
 			p.Set(mqtt.PropAssignedClientID)
+		}
+		if c.hello.expiry != nil { // [MQTT-3.2.2.3.2]
+			p.SessionExpiry = *c.hello.expiry
+			p.Set(mqtt.PropSessionExpiry)
 		}
 		if c.serverKeepAlive != 0 { // [MQTT-3.2.2-21]
 			p.ServerKeepAlive = c.serverKeepAlive

@@ -29,6 +29,7 @@ type Options struct {
 	Inflight        int           // QoS 1 and 2 messages under way to a 3.x client
 	ReceiveMax      int           // QoS 1 and 2 messages under way from a client
 	Outbox          int           // bytes waiting for a client before PUBLISH is refused
+	SessionExpiry   uint32        // upper bound of the session expiry interval, seconds
 	ServerKeepAlive time.Duration // upper bound of an MQTT 5 client's keep alive; 0: none
 	Connections     int           // 0: as many as file descriptors allow
 	PerAddress      int           // connections per remote address; 0: no limit

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"log/slog"
+	"strings"
+
+	"github.com/homing-mq/homing/internal/auth"
+	"github.com/homing-mq/homing/internal/config"
+)
+
+// configFlags are the flags of commands that read the configuration.
+type configFlags struct {
+	Config string   `short:"c" placeholder:"FILE" help:"YAML file with settings. Also by $$HOMING_CONFIG."`
+	Set    []string `sep:"none" placeholder:"KEY=VALUE" help:"Set any setting, like store.sync=os or topics='[a, b]'. May be repeated."`
+}
+
+// load reads the configuration from the file, the environment, --set and
+// flags, and checks all of it.
+func (f *configFlags) load(con *console, flags ...config.Flag) (*config.Config, error) {
+	src := config.Sources{File: f.Config, Env: con.Env, Set: f.Set, Flags: flags}
+	if src.File == "" {
+		src.File = con.env("HOMING_CONFIG")
+	}
+	cfg, err := config.Load(src)
+	if err != nil {
+		return nil, err
+	}
+	options := authOptions(cfg)
+	if err := options.Check(); err != nil {
+		return nil, &usageError{err}
+	}
+	return cfg, nil
+}
+
+// env returns the value of an environment variable, the last one of several.
+func (con *console) env(name string) (value string) {
+	for _, e := range con.Env {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// serverFlags are settings that have flags of their own.
+type serverFlags struct {
+	MQTT  *string `name:"mqtt" placeholder:"ADDR" help:"Address for MQTT over TCP (listen.mqtt)."`
+	MQTTS *string `name:"mqtts" placeholder:"ADDR" help:"Address for MQTT over TLS (listen.mqtts)."`
+	WS    *string `name:"ws" placeholder:"ADDR" help:"Address for MQTT over WebSocket (listen.ws)."`
+	WSS   *string `name:"wss" placeholder:"ADDR" help:"Address for MQTT over secure WebSocket (listen.wss)."`
+	HTTP  *string `name:"http" placeholder:"ADDR" help:"Address for the HTTP API and metrics (listen.http)."`
+	Data  *string `placeholder:"DIR" help:"Directory of stored messages (data)."`
+}
+
+// settings returns the flags that were given.
+func (f *serverFlags) settings() []config.Flag {
+	var given []config.Flag
+	for _, flag := range []struct {
+		name, key string
+		value     *string
+	}{
+		{"--mqtt", "listen.mqtt", f.MQTT},
+		{"--mqtts", "listen.mqtts", f.MQTTS},
+		{"--ws", "listen.ws", f.WS},
+		{"--wss", "listen.wss", f.WSS},
+		{"--http", "listen.http", f.HTTP},
+		{"--data", "data", f.Data},
+	} {
+		if flag.value != nil {
+			given = append(given, config.Flag{Name: flag.name, Key: flag.key, Value: *flag.value})
+		}
+	}
+	return given
+}
+
+// authOptions are the settings that package auth needs.
+func authOptions(cfg *config.Config) auth.Options {
+	o := auth.Options{
+		Anonymous:         cfg.Auth.Anonymous,
+		UsersFile:         cfg.Auth.UsersFile,
+		UsersFileOptional: cfg.UsersFileIsDefault(),
+		Topics:            cfg.Topics,
+		GroupClientID:     cfg.ClientID == "group",
+		FailuresPerMinute: cfg.Limits.FailedLogins,
+	}
+	for _, k := range cfg.Auth.AccessKeys {
+		o.AccessKeys = append(o.AccessKeys, auth.AccessKey(k))
+	}
+	for _, r := range cfg.Auth.Rules {
+		o.Rules = append(o.Rules, auth.Rule(r))
+	}
+	return o
+}
+
+// newAuth returns what decides who may connect and do what. The caller closes
+// it, and calls Reload on SIGHUP. It fails for what the user wrote.
+func newAuth(cfg *config.Config, log *slog.Logger) (*auth.Auth, error) {
+	options := authOptions(cfg)
+	options.Logger = log
+	a, err := auth.New(options)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return a, nil
+}
+
+type configCmd struct {
+	configFlags
+	serverFlags
+}
+
+func (*configCmd) Help() string {
+	return `Prints the settings that "homing serve" would use with the same flags, in the form of the file that
+--config reads. Secrets are printed, too.
+
+Example, to start a file of your own:
+
+    homing config >homing.yml`
+}
+
+func (c *configCmd) Run(con *console) error {
+	cfg, err := c.load(con, c.settings()...)
+	if err != nil {
+		return err
+	}
+	_, err = con.Out.Write(cfg.YAML())
+	return err
+}

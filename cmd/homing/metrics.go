@@ -1,0 +1,139 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqtt"
+	"github.com/homing-mq/homing/internal/mqttserver"
+	"github.com/homing-mq/homing/internal/store"
+)
+
+// collector turns the counters of the core and the gateway into metrics when
+// they are asked for.
+type collector struct {
+	b *broker.Broker
+	m *mqttserver.Server
+	s *store.Store
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("homing_"+name, help, labels, nil)
+}
+
+var (
+	descConnections = desc("connections", "Open MQTT connections, those before CONNECT included.")
+	descConnected   = desc("clients_connected", "Clients with an accepted CONNECT.")
+	descSessions    = desc("sessions", "Sessions in memory: connected, persistent, or with writes under way.")
+	descSubs        = desc("subscriptions", "Subscriptions of all sessions.")
+	descPending     = desc("pending_bytes", "Messages that are in memory only, bytes.")
+	descAccepted    = desc("connections_accepted_total", "Accepted connections.")
+	descRefused     = desc("connections_refused_total", "Refused connections.", "reason")
+	descTakenOver   = desc("connections_taken_over_total", "Connections replaced by another one with the same client ID.")
+	descBytes       = desc("bytes_total", "Bytes of MQTT connections.", "direction")
+	descPackets     = desc("packets_total", "MQTT packets.", "direction", "type")
+	descMessages    = desc("messages_total", "Messages: in as published, out as sent to targets, redeliveries included.", "direction", "kind", "qos")
+	descResent      = desc("messages_resent_total", "PUBLISH packets sent with DUP.")
+	descAcked       = desc("messages_acknowledged_total", "QoS 1 and 2 messages acknowledged by their target.")
+	descDirect      = desc("messages_direct_total", "Messages acknowledged by their target before a write was needed.")
+	descStored      = desc("messages_stored_total", "Messages written to the store.")
+	descDropped     = desc("messages_dropped_total", "Messages that reached nobody.", "reason")
+	descBlocked     = desc("writes_blocked_total", "Writes that met a full socket.")
+	descInboxes     = desc("store_inboxes", "Inboxes with stored messages, or in use.")
+	descEntries     = desc("store_messages", "Stored messages.")
+	descLive        = desc("store_live_bytes", "Bytes of the inbox log that are still needed.")
+	descDisk        = desc("store_disk_bytes", "Bytes of the inbox log on disk, recycled segments included.")
+	descSegments    = desc("store_segments", "Segments of the inbox log in use.")
+	descQueued      = desc("store_queued_bytes", "Bytes that wait to be written.")
+	descPanics      = desc("panics_total", "Connections closed because of a bug.")
+)
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v int64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	s, g := &c.b.Stats, &c.m.Stats
+	gauge(descConnections, int64(c.m.Connections()))
+	gauge(descConnected, s.Connected.Load())
+	gauge(descSessions, int64(c.b.Sessions()))
+	gauge(descSubs, s.Subs.Load())
+	gauge(descPending, c.b.PendingBytes())
+	count(descAccepted, g.Accepted.Load())
+	count(descRefused, g.OverLimit.Load(), "limit")
+	count(descRefused, g.AuthFailed.Load(), "credentials")
+	count(descRefused, g.Refused.Load()-min(g.AuthFailed.Load(), g.Refused.Load()), "other")
+	count(descTakenOver, s.TakenOver.Load())
+	count(descBytes, g.BytesIn.Load(), "in")
+	count(descBytes, g.BytesOut.Load(), "out")
+	for t := mqtt.CONNECT; t <= mqtt.AUTH; t++ {
+		count(descPackets, g.Packets[t].Load(), "in", t.String())
+		count(descPackets, g.Sent[t].Load(), "out", t.String())
+	}
+	for kind := range broker.Kinds {
+		for qos := range s.Received[kind] {
+			q := string('0' + rune(qos))
+			count(descMessages, s.Received[kind][qos].Load(), "in", kind.String(), q)
+			count(descMessages, s.Delivered[kind][qos].Load(), "out", kind.String(), q)
+		}
+	}
+	for r := range mq.DropReasons {
+		count(descDropped, s.Dropped[r].Load(), r.String())
+	}
+	st := c.s.Metrics()
+	gauge(descInboxes, int64(st.Inboxes))
+	gauge(descEntries, st.Entries)
+	gauge(descLive, st.LiveBytes)
+	gauge(descDisk, st.DiskBytes)
+	gauge(descSegments, int64(st.Segments))
+	gauge(descQueued, int64(st.Queued))
+	count(descResent, s.Resent.Load())
+	count(descAcked, s.Acked.Load())
+	count(descDirect, s.Direct.Load())
+	count(descStored, s.Stored.Load())
+	count(descBlocked, g.Blocked.Load())
+	count(descPanics, g.Panics.Load())
+}
+
+// storeObserver makes the store's histograms.
+func storeObserver(r prometheus.Registerer) store.Observer {
+	latency := prometheus.ExponentialBuckets(50e-6, 2, 16) // 50 us to 1.6 s
+	commit := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "homing_store_commit_seconds", Help: "Time of a group commit, fsync included.", Buckets: latency,
+	})
+	sync := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "homing_store_fsync_seconds", Help: "Time of the fsync of a group commit.", Buckets: latency,
+	})
+	read := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "homing_store_read_seconds", Help: "Time of one read of stored messages.", Buckets: latency,
+	})
+	ops := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "homing_store_commit_ops", Help: "Operations in a group commit.", Buckets: prometheus.ExponentialBuckets(1, 4, 8),
+	})
+	written := prometheus.NewCounter(prometheus.CounterOpts{Name: "homing_store_written_bytes_total", Help: "Bytes written to the inbox log."})
+	failed := prometheus.NewCounter(prometheus.CounterOpts{Name: "homing_store_failed_commits_total", Help: "Group commits that failed."})
+	r.MustRegister(commit, sync, read, ops, written, failed)
+	return store.Observer{
+		Commit: func(c store.CommitInfo) {
+			commit.Observe(c.Total.Seconds())
+			ops.Observe(float64(c.Ops))
+			written.Add(float64(c.Bytes))
+			if c.Sync > 0 {
+				sync.Observe(c.Sync.Seconds())
+			}
+			if c.Err != nil {
+				failed.Inc()
+			}
+		},
+		Read: func(took time.Duration, _ int, _ int64) { read.Observe(took.Seconds()) },
+	}
+}

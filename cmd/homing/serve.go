@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/homing-mq/homing/internal/api"
+	"github.com/homing-mq/homing/internal/auth"
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/config"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqttserver"
+	"github.com/homing-mq/homing/internal/store"
+)
+
+// server is everything that `homing serve` runs.
+type server struct {
+	cfg   *config.Config
+	log   *slog.Logger
+	store *store.Store
+	auth  *auth.Auth
+	core  *broker.Broker
+	mqtt  *mqttserver.Server
+	api   *api.Server
+	bound []listening
+}
+
+// listening is a listener that is open.
+type listening struct {
+	name string // of the transport
+	l    net.Listener
+	tls  *tls.Config
+}
+
+// shutdownTime bounds the orderly shutdown.
+const shutdownTime = 15 * time.Second
+
+// startServer opens the store and starts everything but the listeners.
+func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (s *server, err error) {
+	s = &server{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.auth, err = newAuth(cfg, log); err != nil {
+		return nil, err
+	}
+	if err := config.CheckExposure(cfg, s.auth.Anonymous(), insecure); err != nil {
+		return nil, err
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	metrics := prometheus.NewRegistry()
+	if err := s.startCore(metrics); err != nil {
+		return nil, err
+	}
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		&collector{s.core, s.mqtt, s.store})
+	s.api = api.New(api.Options{Metrics: metrics, Ready: func() error { return s.store.Admit(1) }, Log: log})
+	return s, nil
+}
+
+var syncModes = map[string]store.SyncMode{"always": store.SyncAlways, "interval": store.SyncInterval, "os": store.SyncOS}
+
+var keepPolicies = map[string]broker.KeepPolicy{
+	"either": broker.KeepEither, "sender": broker.KeepSender, "target": broker.KeepTarget, "always": broker.KeepAlways, "never": broker.KeepNever,
+}
+
+// startCore opens the store and puts the core on it.
+func (s *server) startCore(metrics prometheus.Registerer) error {
+	cfg := s.cfg
+	var batch broker.Batch // of the store's completion goroutine
+	ready := make(chan struct{})
+	st, err := store.Open(store.Options{
+		Dir: cfg.Data, Sync: syncModes[cfg.Store.Sync], SyncInterval: cfg.Store.SyncInterval, Retention: cfg.P2P.Retention,
+		DiskLimit: int64(cfg.Store.DiskLimit), Logger: s.log, Observer: storeObserver(metrics),
+		Done: func(ops []mq.Op, err error) {
+			<-ready
+			s.core.Committed(ops, err, &batch)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.store = st
+	s.core, err = broker.New(broker.Options{
+		Store: st, Auth: s.auth, Log: s.log,
+		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
+		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
+		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
+	})
+	close(ready)
+	if err != nil {
+		return err
+	}
+	s.mqtt = mqttserver.New(mqttserver.Options{
+		Broker: s.core, Auth: s.auth, Log: s.log,
+		ConnectTimeout: cfg.Limits.ConnectTimeout, CloseGrace: time.Second, PacketSize: int(cfg.Limits.PacketSize),
+		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum,
+		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
+	})
+	return nil
+}
+
+// expirySeconds is the longest session expiry interval; 0 in the settings
+// means no limit.
+func expirySeconds(d time.Duration) uint32 {
+	if d == 0 {
+		return broker.NeverExpires
+	}
+	return uint32(min(max(d/time.Second, 1), math.MaxUint32-1))
+}
+
+// listen opens the listeners, so that a port in use is told before the store
+// is touched.
+func (s *server) listen() error {
+	var conf *tls.Config
+	if s.cfg.TLS.Cert != "" {
+		cert, err := mqttserver.LoadCertificate(s.cfg.TLS.Cert, s.cfg.TLS.Key, func(err error) {
+			s.log.Error("cannot read the changed certificate; the old one stays in use", "error", err)
+		})
+		if err != nil {
+			return fmt.Errorf("tls.cert: %w", err)
+		}
+		conf = cert.Config()
+	}
+	at := &s.cfg.Listen
+	for _, x := range []struct {
+		name, addr string
+		tls        bool
+	}{{"mqtt", at.MQTT, false}, {"mqtts", at.MQTTS, true}, {"ws", at.WS, false}, {"wss", at.WSS, true}, {"http", at.HTTP, false}} {
+		if x.addr == "" {
+			continue
+		}
+		l, err := net.Listen("tcp", x.addr)
+		if err != nil {
+			return fmt.Errorf("listen.%s: %w; choose another address with --%s", x.name, err, x.name)
+		}
+		b := listening{name: x.name, l: l}
+		if x.tls {
+			b.tls = conf
+		}
+		s.bound = append(s.bound, b)
+	}
+	return nil
+}
+
+// serve starts to accept.
+func (s *server) serve() {
+	for _, b := range s.bound {
+		s.log.Info("listening", "transport", b.name, "address", b.l.Addr().String())
+		switch b.name {
+		case "http":
+			s.api.Serve(b.l)
+		case "ws", "wss":
+			s.mqtt.ServeWebSocket(b.l, b.tls)
+		default:
+			s.mqtt.Serve(b.l, b.tls)
+		}
+	}
+}
+
+// shutdown ends in good order.
+func (s *server) shutdown() {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	if err := s.mqtt.Shutdown(ctx); err != nil {
+		s.log.Warn("some connections did not close in time", "error", err)
+	}
+	if err := s.api.Shutdown(ctx); err != nil {
+		s.log.Warn("HTTP did not close in time", "error", err)
+	}
+}
+
+// close frees what startServer has opened.
+func (s *server) close() {
+	for _, b := range s.bound {
+		_ = b.l.Close()
+	}
+	if s.core != nil {
+		s.core.Close()
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Error("cannot close the store", "error", err)
+		}
+	}
+	if s.auth != nil {
+		s.auth.Close()
+	}
+}
+
+// banner tells a newcomer what to do next.
+func (s *server) banner(w io.Writer) {
+	var addr string
+	for _, b := range s.bound {
+		scheme := map[string]string{"mqtt": "mqtt://", "mqtts": "mqtts://", "ws": "ws://", "wss": "wss://", "http": "http://"}[b.name]
+		path := map[string]string{"ws": "/mqtt", "wss": "/mqtt", "http": "/metrics"}[b.name]
+		fmt.Fprintf(w, "  %-6s %s%s%s\n", b.name, scheme, b.l.Addr(), path)
+		if b.name == "mqtt" && addr == "" {
+			addr = b.l.Addr().String()
+		}
+	}
+	if s.auth.Anonymous() {
+		fmt.Fprintln(w, "\nNo login is configured: anybody on this machine may connect.")
+	}
+	if addr == "" {
+		return
+	}
+	server := ""
+	if addr != config.Default().Listen.MQTT {
+		server = " --server mqtt://" + addr
+	}
+	fmt.Fprintf(w, "\nTry it, in two more terminals:\n\n  bin/homing listen%s --client-id dev1 --persistent\n  bin/homing send%s dev1 'hello'\n\n", server, server)
+}
+
+type serveCmd struct {
+	configFlags
+	serverFlags
+	Insecure bool `help:"Listen on addresses that other machines can reach, though anybody may log in."`
+}
+
+func (*serveCmd) Help() string {
+	return `Without a user, an access key or auth.anonymous, anybody may log in, and the server listens on loopback
+addresses only. "homing config" shows every setting.
+
+Examples:
+
+    homing serve
+    homing serve --config homing.yml --mqtt :1883 --set store.sync=os`
+}
+
+// Run serves until a signal ends ctx. SIGHUP reads the users file again.
+func (c *serveCmd) Run(ctx context.Context, con *console) error {
+	cfg, err := c.load(con, c.settings()...)
+	if err != nil {
+		return err
+	}
+	log := newLogger(con, cfg.Log)
+	s, err := startServer(cfg, c.Insecure, log)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	s.serve()
+	s.banner(con.Out)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			if err := s.auth.Reload(); err != nil {
+				log.Error("cannot read the users file; the old users stay", "error", err)
+			}
+		case <-ctx.Done():
+			log.Info("shutting down")
+			s.shutdown()
+			return nil
+		}
+	}
+}

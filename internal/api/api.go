@@ -1,0 +1,68 @@
+// Package api is the HTTP side of the server: metrics and health. Messages over
+// HTTP come here later.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Options configure a Server.
+type Options struct {
+	Metrics prometheus.Gatherer
+	// Ready returns why the server cannot take messages, or nil.
+	Ready func() error
+	Log   *slog.Logger
+}
+
+// Server answers /metrics, /healthz and /readyz.
+type Server struct {
+	http http.Server
+	log  *slog.Logger
+	wg   sync.WaitGroup
+}
+
+// New makes a server without listeners.
+func New(opt Options) *Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(opt.Metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, opt.Ready()) })
+	s := &Server{log: opt.Log}
+	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	return s
+}
+
+func answer(w http.ResponseWriter, err error) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte(err.Error() + "\n"))
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+// Serve answers requests from l until Shutdown.
+func (s *Server) Serve(l net.Listener) {
+	s.wg.Go(func() {
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("HTTP listener stopped", "error", err)
+		}
+	})
+}
+
+// Shutdown lets requests under way finish.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	s.wg.Wait()
+	return err
+}

@@ -1,0 +1,238 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Options are what New needs. The zero value is an open server.
+type Options struct {
+	// Anonymous lets clients in that show no user name.
+	Anonymous  bool
+	AccessKeys []AccessKey
+	// UsersFile is the path of the users file; empty: there is none. Unless
+	// UsersFileOptional is set it must exist.
+	UsersFile         string
+	UsersFileOptional bool
+	Rules             []Rule
+	// Topics are the parent topics that may be used; empty: any.
+	Topics []string
+	// GroupClientID demands client IDs of the form GID_group@@@device.
+	GroupClientID bool
+	// FailuresPerMinute is how many failed log-ins an address (of IPv6, a /64)
+	// may make per minute, at once or spread out; 0: no limit.
+	FailuresPerMinute int
+	Logger            *slog.Logger // nil: silent
+}
+
+// AccessKey is the key and secret of signature log-ins.
+type AccessKey struct {
+	Key    string
+	Secret string
+}
+
+// Auth implements mq.Authenticator and mq.Authorizer.
+type Auth struct {
+	anonymous     bool
+	groupClientID bool
+	secrets       map[string]string // by access key; read only
+	noSecret      string            // takes the place of an unknown key's secret
+	usersFile     string
+	rules         []rule
+	topics        map[string]struct{}
+	log           *slog.Logger
+	key           digestKey
+
+	open      atomic.Bool
+	users     atomic.Pointer[userTable] // nil without users file
+	passwords *passwords
+	failures  *failures
+	devices   *knownDevices
+
+	reload   sync.Mutex // held while the users file is read
+	lastSeen fileState  // guarded by reload
+
+	stop    context.CancelFunc
+	watcher sync.WaitGroup
+}
+
+var (
+	_ mq.Authenticator = (*Auth)(nil)
+	_ mq.Authorizer    = (*Auth)(nil)
+)
+
+// Check says what is wrong with the options, if anything. It reads no file.
+func (o *Options) Check() error {
+	_, err := o.check()
+	return err
+}
+
+func (o *Options) check() ([]rule, error) {
+	secrets := make(map[string]bool, len(o.AccessKeys))
+	for _, k := range o.AccessKeys {
+		switch {
+		case k.Key == "" || strings.ContainsRune(k.Key, '|'):
+			return nil, fmt.Errorf("auth.access-keys: %q cannot be an access key; give one without |", k.Key)
+		case k.Secret == "":
+			return nil, fmt.Errorf("auth.access-keys: %q has no secret; give one", k.Key)
+		case secrets[k.Key]:
+			return nil, fmt.Errorf("auth.access-keys: %q is there twice; remove one", k.Key)
+		}
+		secrets[k.Key] = true
+	}
+	for _, t := range o.Topics {
+		if !mq.ValidTarget([]byte(t)) || t[0] == '$' {
+			return nil, fmt.Errorf("topics: %q cannot be a parent topic; it is one level without / + # and does not start with $", t)
+		}
+	}
+	return compileRules(o.Rules)
+}
+
+// New checks the options, reads the users file and watches it until Close.
+func New(o Options) (*Auth, error) {
+	rules, err := o.check()
+	if err != nil {
+		return nil, err
+	}
+	key := newDigestKey()
+	a := &Auth{
+		anonymous:     o.Anonymous,
+		groupClientID: o.GroupClientID,
+		secrets:       make(map[string]string, len(o.AccessKeys)),
+		noSecret:      string(key[:]),
+		usersFile:     o.UsersFile,
+		rules:         rules,
+		topics:        make(map[string]struct{}, len(o.Topics)),
+		log:           o.Logger,
+		key:           key,
+		passwords:     newPasswords(key),
+		failures:      newFailures(o.FailuresPerMinute),
+		devices:       newKnownDevices(key),
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	for _, k := range o.AccessKeys {
+		a.secrets[k.Key] = k.Secret
+	}
+	for _, t := range o.Topics {
+		a.topics[t] = struct{}{}
+	}
+	if o.UsersFile != "" {
+		if err := a.Reload(); err != nil && (!o.UsersFileOptional || !errors.Is(err, fs.ErrNotExist)) {
+			return nil, err
+		}
+	}
+	a.open.Store(len(a.secrets) == 0 && a.users.Load() == nil)
+
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	if o.UsersFile != "" {
+		a.watcher.Go(func() { a.watch(ctx) })
+	}
+	return a, nil
+}
+
+// Close stops watching the users file.
+func (a *Auth) Close() {
+	a.stop()
+	a.watcher.Wait()
+}
+
+// Open reports whether anybody is let in whatever they show, because neither
+// access keys nor a users file are there. It becomes false, for good, when
+// the users file appears.
+func (a *Auth) Open() bool { return a.open.Load() }
+
+// Anonymous reports whether a client gets in without credentials.
+func (a *Auth) Anonymous() bool { return a.anonymous || a.Open() }
+
+const (
+	signaturePrefix = "Signature|"
+	tokenPrefix     = "Token|"
+	devicePrefix    = "DeviceCredential|"
+)
+
+var (
+	errBadCredentials = &mq.Error{Code: mq.BadCredentials, Text: mq.BadCredentials.String()}
+	errTooMany        = &mq.Error{
+		Code: mq.TooManyAttempts,
+		Text: "too many failed logins from this address; try again in a minute",
+	}
+)
+
+// Authenticate implements mq.Authenticator.
+func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Principal, error) {
+	if a.groupClientID && !validGroupClientID(c.ClientID) {
+		return nil, mq.Errorf(mq.BadClientID, "the client ID must look like GID_group@@@device, "+
+			"up to 64 letters, digits, - and _")
+	}
+	if a.open.Load() {
+		return &mq.Principal{ClientID: c.ClientID}, nil
+	}
+	if !c.HasUsername || c.Username == "" {
+		if a.anonymous {
+			return &mq.Principal{ClientID: c.ClientID}, nil
+		}
+		return nil, mq.Errorf(mq.NotAuthorized, "a user name and a password are needed")
+	}
+	check, err := a.method(c)
+	if err != nil {
+		return nil, err
+	}
+	if a.limited(c) && !a.devices.has(c) {
+		return nil, errTooMany
+	}
+	p, err := check(ctx, c)
+	switch {
+	case err != nil:
+		return nil, err
+	case p == nil:
+		a.failures.add(c.Remote, time.Now())
+		return nil, errBadCredentials
+	}
+	if a.failures != nil {
+		a.devices.add(c)
+	}
+	return p, nil
+}
+
+func (a *Auth) limited(c *mq.Credentials) bool { return a.failures.limited(c.Remote, time.Now()) }
+
+// checkFunc returns nil, nil for wrong credentials.
+type checkFunc func(ctx context.Context, c *mq.Credentials) (*mq.Principal, error)
+
+// method finds the way to log in that a user name asks for. Its errors are
+// about the form or the configuration, reveal nothing about secrets and are
+// not counted as failed log-ins: a fleet that is set up wrongly shall go on
+// seeing the reason.
+func (a *Auth) method(c *mq.Credentials) (checkFunc, error) {
+	name := c.Username
+	switch {
+	case strings.HasPrefix(name, signaturePrefix):
+		if len(a.secrets) == 0 {
+			return nil, mq.Errorf(mq.BadCredentials,
+				"signature login is not configured on this server; add auth.access-keys, or log in as a user")
+		}
+		if strings.Count(name, "|") < 2 {
+			return nil, mq.Errorf(mq.BadCredentials, "the user name must be Signature|{accessKey}|{instance}")
+		}
+		return a.checkSignature, nil
+	case strings.HasPrefix(name, tokenPrefix):
+		return nil, mq.Errorf(mq.BadCredentials,
+			"token login is not configured on this server; use Signature|{accessKey}|{instance}, or a user name")
+	case strings.HasPrefix(name, devicePrefix):
+		return nil, mq.Errorf(mq.BadCredentials,
+			"device credential login is not configured on this server; use Signature|{accessKey}|{instance}, or a user name")
+	}
+	return a.checkUser, nil
+}

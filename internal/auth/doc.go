@@ -1,0 +1,43 @@
+// Package auth decides who may connect and what a connection may do: it is
+// both the mq.Authenticator and the mq.Authorizer of the server.
+//
+// Ways to log in (contract section 7):
+//
+//   - signature: user name "Signature|{accessKey}|{instance}", password
+//     Base64(HMAC-SHA1(secret, client ID)); access keys come with Options.
+//   - user: a name of the users file with its password, which the file holds as
+//     a bcrypt hash or, for devices that sign, in clear. The file is read again
+//     within three seconds of a change (size, time of change or identity) and
+//     on Reload. A file that cannot be read keeps the users there were.
+//   - anonymous: without a user name, when Options say so. A server that is
+//     given neither access keys nor a users file is open: it takes anybody,
+//     whatever credentials they show, as an anonymous client. Open tells the
+//     caller, who must keep such a server on the loopback interface.
+//
+// Token and device credential log-ins, JWT and certificates are not here yet;
+// a client that tries one of the first two is told so.
+//
+// # Rules
+//
+// Rules are tried in order, the first that matches decides. With rules, what
+// no rule matches is denied; without any, all is allowed.
+//
+// A rule's topic is a topic filter; "#" and "+" do not match a first level that
+// starts with "$", as in MQTT. %c stands for the client ID and %u for the user
+// name, %% for a percent sign.
+//
+// Publishing matches a rule when the topic name does. Subscribing is about all
+// topics that the filter can match: an allow rule matches when it covers every
+// one of them, a deny rule when it covers any. So with "deny sub secret/#"
+// before "allow all #", a subscription to "#" is refused rather than let
+// through: a granted subscription never receives what a rule denies, without
+// a check for each delivery.
+//
+// A client ID or user name with "/", "+" or "#" in it (or one that would make
+// the first level start with "$") cannot be put in the place of %c or %u: an
+// allow rule then does not match and a deny rule does, from that level on. An
+// empty one matches neither.
+//
+// Package auth does not know protocols and keeps no sessions. A change of the
+// users file does not close connections.
+package auth

@@ -1,0 +1,136 @@
+package config
+
+import "time"
+
+// Config is all settings. The tags of a field say:
+//
+//	key      its name in the file; nested structs are sections
+//	doc      its comment in the output of `homing config`
+//	enum     the allowed values
+//	min, max the bounds, in the form of the value
+//	example  lines that show how to fill an empty list
+type Config struct {
+	Data     string   `key:"data" doc:"directory of the stored messages and sessions"`
+	Topics   []string `key:"topics" doc:"parent topics that may be used; empty: any" example:"[orders, devices]"`
+	ClientID string   `key:"client-id" enum:"any,group" doc:"which client IDs may connect; group: those like GID_group@@@device"`
+	Listen   Listen   `key:"listen" doc:"Addresses to listen on, HOST:PORT. Without a host: all interfaces. \"\": off."`
+	TLS      TLS      `key:"tls" doc:"For mqtts and wss."`
+	Auth     Auth     `key:"auth" doc:"Who may connect, and do what. Nothing configured: anybody, on loopback addresses only."`
+	P2P      P2P      `key:"p2p" doc:"Messages to one client."`
+	Store    Store    `key:"store" doc:"What is kept on disk."`
+	Limits   Limits   `key:"limits" doc:"Bounds on what clients may use."`
+	Log      Log      `key:"log" doc:"The server's own log, on standard error."`
+}
+
+// Listen is where the server listens.
+type Listen struct {
+	MQTT  string `key:"mqtt" doc:"MQTT over TCP"`
+	MQTTS string `key:"mqtts" doc:"MQTT over TLS, commonly :8883"`
+	WS    string `key:"ws" doc:"MQTT over WebSocket, path /mqtt"`
+	WSS   string `key:"wss" doc:"MQTT over secure WebSocket, commonly :8084"`
+	HTTP  string `key:"http" doc:"HTTP: /api/v1, /metrics, /healthz"`
+}
+
+// TLS is the server's certificate.
+type TLS struct {
+	Cert string `key:"cert" doc:"file with the certificate chain, PEM"`
+	Key  string `key:"key" doc:"file with its private key, PEM"`
+}
+
+// Auth is who may connect and do what.
+type Auth struct {
+	Anonymous  bool        `key:"anonymous" doc:"let clients in without a user name"`
+	AccessKeys []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
+	UsersFile  string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
+	Rules      []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
+}
+
+// AccessKey is one key of signature log-ins.
+type AccessKey struct {
+	Key    string `key:"key" doc:"the access key"`
+	Secret string `key:"secret" doc:"its secret"`
+}
+
+// Rule allows or denies something; see package auth.
+type Rule struct {
+	Allow     string `key:"allow" enum:"pub,sub,all" doc:"what the rule allows"`
+	Deny      string `key:"deny" enum:"pub,sub,all" doc:"what the rule denies"`
+	Topic     string `key:"topic" doc:"topic filter with %c and %u"`
+	User      string `key:"user" doc:"only for this user name"`
+	Client    string `key:"client" doc:"only for this client ID"`
+	AccessKey string `key:"access-key" doc:"only for this access key"`
+}
+
+// P2P is about messages to one client.
+type P2P struct {
+	Keep        string        `key:"keep" enum:"either,sender,target,always,never" doc:"who decides that a message waits for an offline target"`
+	Retention   time.Duration `key:"retention" min:"0s" doc:"how long a message waits at most; 0s: for ever"`
+	InboxLimit  int           `key:"inbox-limit" min:"0" doc:"messages waiting for one client; 0: no limit"`
+	InboxBytes  Size          `key:"inbox-bytes" min:"0" doc:"bytes waiting for one client; 0: no limit"`
+	InboxPolicy string        `key:"inbox-policy" enum:"drop-oldest,reject" doc:"what a full inbox does"`
+	StoreAfter  time.Duration `key:"store-after" min:"0s" max:"10s" doc:"wait for an online target's acknowledgement before writing"`
+}
+
+// Store is about the disk.
+type Store struct {
+	Sync         string        `key:"sync" enum:"always,interval,os" doc:"when to force writes to disk: before acknowledging, every sync-interval, when the system does"`
+	SyncInterval time.Duration `key:"sync-interval" min:"1ms" max:"1m" doc:"for sync: interval"`
+	DiskLimit    Size          `key:"disk-limit" min:"0" doc:"bytes on disk; 0: stop when the file system is 95 % full"`
+}
+
+// Limits bound what clients may use.
+type Limits struct {
+	PacketSize            Size          `key:"packet-size" min:"1KiB" max:"256MiB" doc:"largest MQTT packet; before CONNECT is accepted 64KiB"`
+	TopicLength           int           `key:"topic-length" min:"1" max:"65535" doc:"longest topic name in bytes"`
+	Inflight              int           `key:"inflight" min:"1" max:"65535" doc:"unacknowledged messages to a 3.1 or 3.1.1 client"`
+	ReceiveMaximum        int           `key:"receive-maximum" min:"1" max:"65535" doc:"unacknowledged messages from an MQTT 5 client"`
+	Connections           int           `key:"connections" min:"0" doc:"0: as many as file descriptors allow"`
+	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"0: no limit"`
+	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT"`
+	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`
+	PendingBytes          Size          `key:"pending-bytes" min:"64KiB" doc:"messages in memory for one client"`
+	PendingBytesTotal     Size          `key:"pending-bytes-total" min:"64KiB" doc:"messages in memory for all clients"`
+	Outbox                Size          `key:"outbox" min:"16KiB" doc:"output waiting for one slow connection"`
+}
+
+// Log is about the server's own log.
+type Log struct {
+	Level  string `key:"level" enum:"debug,info,warn,error" doc:"least level that is logged"`
+	Format string `key:"format" enum:"auto,text,json" doc:"auto is text on a terminal, json otherwise"`
+}
+
+// Default returns the settings of a server that is told nothing.
+func Default() *Config {
+	return &Config{
+		Listen:   Listen{MQTT: "127.0.0.1:1883", WS: "127.0.0.1:8083", HTTP: "127.0.0.1:9090"},
+		Data:     "./data",
+		Auth:     Auth{UsersFile: "users.yml"},
+		ClientID: "any",
+		P2P: P2P{
+			Keep:        "either",
+			Retention:   72 * time.Hour,
+			InboxLimit:  10000,
+			InboxBytes:  64 << 20,
+			InboxPolicy: "drop-oldest",
+			StoreAfter:  20 * time.Millisecond,
+		},
+		Store: Store{Sync: "always", SyncInterval: 100 * time.Millisecond},
+		Limits: Limits{
+			PacketSize:        4 << 20,
+			TopicLength:       65535,
+			Inflight:          1000,
+			ReceiveMaximum:    1000,
+			ConnectTimeout:    10 * time.Second,
+			FailedLogins:      60,
+			PendingBytes:      8 << 20,
+			PendingBytesTotal: 256 << 20,
+			Outbox:            1 << 20,
+		},
+		Log: Log{Level: "info", Format: "auto"},
+	}
+}
+
+// UsersFileIsDefault reports whether nobody has named a users file: the one
+// with the default name need not exist.
+func (c *Config) UsersFileIsDefault() bool { return c.Auth.UsersFile == Default().Auth.UsersFile }

@@ -1,0 +1,400 @@
+package inboxlog
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// committer is the state of the one goroutine that writes the log.
+type committer struct {
+	l      *Log
+	enc    encoder
+	number uint64 // of the last commit, failed ones included
+
+	// The queue taken, and a spare pair of slices for the next.
+	ops        []mq.Op
+	groups     []span
+	nextOps    []mq.Op
+	nextGroups []span
+
+	places  []place // of ops
+	names   names
+	refused []refusal
+
+	// Lazy ops and Forgets whose commit failed: they go first next time.
+	carry       []mq.Op
+	carryGroups []span
+
+	asked   bool  // the preparer was asked for the next segment
+	noNext  error // rotating failed during this queue
+	targets []target
+	sharing []int
+
+	pace pace
+}
+
+// place says where the record of a put went.
+type place struct {
+	offset uint32
+	shared bool
+}
+
+// refusal is an op with an owner that was given up, and why.
+type refusal struct {
+	op  mq.Op
+	err error
+}
+
+// completion is one call of Done to make.
+type completion struct {
+	ops []mq.Op
+	err error
+}
+
+func (c *committer) init(l *Log) {
+	c.l = l
+	c.names.ix = l.ix
+}
+
+// run is the committer's goroutine. It ends once the queue is closed and empty.
+func (c *committer) run() {
+	q := &c.l.queue
+	defer c.l.wg.Done()
+	defer close(c.l.completions)
+	defer close(c.l.prep.ask)
+	for {
+		<-q.wake
+		if c.l.opts.Sync == SyncAlways {
+			c.pace.wait(q, c.l.stop)
+		}
+		var mv *moves
+		var ok bool
+		c.ops, c.groups, mv, ok = q.take(c.nextOps[:0], c.nextGroups[:0])
+		if !ok {
+			return
+		}
+		if mv != nil {
+			mv.done <- c.commitMoves(mv)
+		}
+		if len(c.ops) > 0 || len(c.carry) > 0 {
+			c.commitQueue()
+		}
+		clear(c.ops)
+		c.nextOps, c.nextGroups = c.ops, c.groups
+		if cap(c.nextOps) > 1<<16 && len(c.ops) < 1<<12 {
+			c.nextOps = nil // a burst is over
+		}
+		q.done(len(c.carry) > 0)
+	}
+}
+
+// commitQueue commits c.ops, in as many commits as it takes.
+func (c *committer) commitQueue() {
+	if n := len(c.carry); n > 0 {
+		for i := range c.groups {
+			c.groups[i].from += n
+			c.groups[i].to += n
+		}
+		c.ops, c.groups = append(c.carry, c.ops...), append(c.carryGroups, c.groups...)
+		c.carry, c.carryGroups = nil, nil
+	}
+	c.noNext = nil
+	c.names.reset(c.ops)
+	if cap(c.places) < len(c.ops) {
+		c.places = make([]place, len(c.ops))
+	}
+	c.places = c.places[:len(c.ops)]
+	for from, gi := 0, 0; from < len(c.ops); {
+		start := time.Now()
+		c.l.lookAtDisk(start)
+		to, nextGroup := c.encode(from, gi)
+		info := CommitInfo{Bytes: len(c.enc.buf)}
+		err := c.write(c.owned(from, to), &info)
+		if err != nil {
+			c.save(from, to, gi, err, &info)
+		}
+		c.apply(from, to)
+		c.complete(from, to)
+		if f := c.l.opts.Observer.Commit; f != nil {
+			info.Ops, info.Total, info.Err = to-from, time.Since(start), err
+			f(info)
+		}
+		c.pace.committed(to-from, info.Sync > 0)
+		from, gi = to, nextGroup
+	}
+}
+
+// owned reports whether somebody waits for one of ops[from:to].
+func (c *committer) owned(from, to int) bool {
+	for i := from; i < to; i++ {
+		if c.ops[i].Owner != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// save rescues of the failed commit ops[from:to] what is not a put: those fail
+// with err, the others are written once more without them. Space is made by
+// acknowledgements, so they must get through when puts do not.
+func (c *committer) save(from, to, group int, err error, info *CommitInfo) {
+	puts := false
+	for i, g := from, group; i < to; {
+		n := c.unit(i, &g)
+		if hasPut(c.ops[i : i+n]) {
+			c.giveUp(i, n, err)
+			puts = true
+		}
+		i += n
+	}
+	if puts && c.l.failed.Load() == nil {
+		c.enc.reset(c.l.tail.active, c.l.tail.end, c.head())
+		for i, g := from, group; i < to; {
+			n := c.unit(i, &g)
+			c.appendUnit(i, n)
+			i += n
+		}
+		c.enc.finish()
+		if err = c.write(c.owned(from, to), info); err == nil {
+			return
+		}
+	}
+	for i, g := from, group; i < to; {
+		n := c.unit(i, &g)
+		c.giveUp(i, n, err)
+		i += n
+	}
+}
+
+// giveUp takes the unit of n ops at i out of its commit because of err. A unit
+// nobody waits for, without a put, is kept for the next commit.
+func (c *committer) giveUp(i, n int, err error) {
+	ops := c.ops[i : i+n]
+	final := c.l.failed.Load() != nil
+	if final && ops[0].Kind == kindForget {
+		return // there is nothing to write for it
+	}
+	if !final && !hasPut(ops) && !c.owned(i, i+n) && ops[0].Kind != kindNone {
+		if n > 1 {
+			c.carryGroups = append(c.carryGroups, span{len(c.carry), len(c.carry) + n})
+		}
+		c.carry = append(c.carry, ops...)
+	}
+	for k := range ops {
+		if ops[k].Owner != nil {
+			c.refused = append(c.refused, refusal{ops[k], err})
+		}
+		ops[k] = mq.Op{}
+	}
+}
+
+func hasPut(ops []mq.Op) bool {
+	for i := range ops {
+		if ops[i].Kind == mq.OpPut {
+			return true
+		}
+	}
+	return false
+}
+
+// head returns the fixed part of the next commit's frame headers.
+func (c *committer) head() frameHeader {
+	c.number++
+	return frameHeader{
+		commit: c.number,
+		synced: position(c.l.durable.Load()),
+		time:   time.Now().UnixMilli(),
+	}
+}
+
+// write writes what is encoded, makes it durable if the mode and wait demand
+// it, and moves the tail. On an error of the write nothing has moved: the next
+// commit overwrites whatever has reached the file, and its higher number makes
+// the rest of it unreadable.
+func (c *committer) write(wait bool, info *CommitInfo) error {
+	l := c.l
+	if err := l.err(); err != nil {
+		return err
+	}
+	if len(c.enc.buf) > 0 {
+		seg := l.tail.active
+		if _, err := seg.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
+			// Should the process end before the next commit, these frames must
+			// not be found. If this fails, too, they may: the ops have failed
+			// with an error of the disk, and nothing better is known of them.
+			_, _ = seg.file.WriteAt(make([]byte, frameHeaderSize), l.tail.end)
+			l.log.Error("write to the inbox log failed", "file", seg.path, "offset", l.tail.end, "error", err)
+			return writeError(seg.path, err)
+		}
+		l.tail.mu.Lock()
+		l.tail.end += int64(len(c.enc.buf))
+		l.tail.mu.Unlock()
+		l.room.Store(seg.size - sealSize - l.tail.end)
+	}
+	if wait && l.opts.Sync == SyncAlways {
+		start := time.Now()
+		err := l.syncAll()
+		info.Sync = max(time.Since(start), 1)
+		return err
+	}
+	return nil
+}
+
+// rotate seals the active segment and goes on in the next.
+func (c *committer) rotate() error {
+	l := c.l
+	c.wantNext()
+	l.prep.urgent.Store(true)
+	p := <-l.prep.ready
+	if p.err != nil { // perhaps it is old: ask again
+		l.prep.ask <- l.tail.active.epoch + 1
+		p = <-l.prep.ready
+	}
+	l.prep.urgent.Store(false)
+	c.asked = false
+	old := l.tail.active
+	if p.err != nil {
+		l.log.Error("no new segment for the inbox log", "error", p.err)
+		return writeError(l.dir, p.err)
+	}
+	c.enc.reset(old, l.tail.end, c.head())
+	c.enc.bare(frameSeal)
+	if _, err := old.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
+		l.prep.ready <- p // for the next attempt
+		c.asked = true
+		return writeError(old.path, err)
+	}
+	l.tail.mu.Lock()
+	l.tail.unsynced = append(l.tail.unsynced, old)
+	l.tail.active, l.tail.end = p.seg, segmentHeaderSize
+	l.tail.mu.Unlock()
+	l.ix.mu.Lock()
+	old.sealed = true
+	l.ix.segs = append(l.ix.segs, p.seg)
+	l.segments.Store(int64(len(l.ix.segs)))
+	l.ix.mu.Unlock()
+	l.room.Store(p.seg.size - sealSize - segmentHeaderSize)
+	l.tidySoon()
+	return nil
+}
+
+// wantNext asks for the next segment unless that was done already.
+func (c *committer) wantNext() {
+	if !c.asked {
+		c.asked = true
+		c.l.prep.ask <- c.l.tail.active.epoch + 1
+	}
+}
+
+// apply makes ops[from:to] visible.
+func (c *committer) apply(from, to int) {
+	l := c.l
+	epoch := l.tail.active.epoch
+	put := uint32(c.enc.head.time / 1000)
+	tidy := false
+	for from < to {
+		end := min(from+applyChunk, to)
+		l.ix.mu.Lock()
+		for ; from < end; from++ {
+			c.applyOp(&c.ops[from], c.places[from], epoch, put)
+		}
+		tidy = l.wantsTidy()
+		l.ix.mu.Unlock()
+	}
+	if tidy {
+		l.tidySoon()
+	}
+	if !c.asked && l.tail.end > l.tail.active.size/2 {
+		c.wantNext()
+	}
+}
+
+const applyChunk = 256 // ops applied without letting readers in between
+
+// applyOp applies one op. Locked: index.mu.
+func (c *committer) applyOp(op *mq.Op, p place, epoch, put uint32) {
+	ix := c.l.ix
+	id := uint32(op.Inbox)
+	switch op.Kind {
+	case kindNone:
+	case kindForget:
+		if s := ix.valid(id); s != nil && uint64(s.gen) == op.Seq {
+			ix.free(id)
+		}
+	case mq.OpPut:
+		e := entry{
+			seq: op.Seq, expiry: op.Expiry, offset: p.offset, size: uint32(len(op.Record)), put: put,
+			where: whereOf(epoch, op.Flags),
+		}
+		if p.shared {
+			e.where |= entryShared
+		}
+		ix.insert(id, e)
+		if op.Origin != mq.NoInbox {
+			ix.claim(uint32(op.Origin), op.PacketID, epoch)
+		}
+	default:
+		ix.applySimple(diskKind[op.Kind], id, op.Seq, op.PacketID, epoch)
+	}
+}
+
+var diskKind = [...]opKind{
+	mq.OpPut: opPut, mq.OpAck: opAck, mq.OpSent: opSent, mq.OpReceived: opReceived, mq.OpClear: opClear,
+	mq.OpClaim: opClaim, mq.OpRelease: opRelease, mq.OpReleaseAll: opReleaseAll,
+}
+
+// complete hands the ops that have an owner to the completion goroutine: first
+// those given up since the last time, then ops[from:to].
+func (c *committer) complete(from, to int) {
+	for i := 0; i < len(c.refused); {
+		k := i
+		ops := c.l.newDone()
+		for ; k < len(c.refused) && c.refused[k].err == c.refused[i].err; k++ {
+			ops = append(ops, c.refused[k].op)
+		}
+		c.l.completions <- completion{ops, c.refused[i].err}
+		i = k
+	}
+	clear(c.refused)
+	c.refused = c.refused[:0]
+	if !c.owned(from, to) {
+		return
+	}
+	done := c.l.newDone()
+	for i := from; i < to; i++ {
+		if c.ops[i].Owner != nil {
+			done = append(done, c.ops[i])
+		}
+	}
+	c.l.completions <- completion{done, nil}
+}
+
+// newDone returns an empty slice for a completion.
+func (l *Log) newDone() []mq.Op {
+	select {
+	case ops := <-l.doneFree:
+		return ops
+	default:
+		return nil
+	}
+}
+
+// complete is the goroutine that calls Done.
+func (l *Log) complete() {
+	defer l.completerWG.Done()
+	for d := range l.completions {
+		l.opts.Done(d.ops, d.err)
+		clear(d.ops)
+		select {
+		case l.doneFree <- d.ops[:0]:
+		default:
+		}
+	}
+}
+
+// unknown is the error of an op whose handle is none.
+func unknown(in mq.Inbox) error {
+	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf("no inbox has handle %d", in)}
+}

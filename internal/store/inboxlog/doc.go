@@ -1,0 +1,2 @@
+// Package inboxlog is the segmented log that holds all inboxes.
+package inboxlog

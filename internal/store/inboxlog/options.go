@@ -1,0 +1,117 @@
+package inboxlog
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// SyncMode says when an op is done.
+type SyncMode uint8
+
+// The sync modes, `store.sync` in the configuration.
+const (
+	SyncAlways   SyncMode = iota // after fdatasync; many ops share one
+	SyncInterval                 // after write(2); fdatasync every SyncInterval
+	SyncOS                       // after write(2)
+)
+
+// Options configure a Log. The zero value of each field is its default.
+type Options struct {
+	Dir          string
+	FS           vfs.FS // default: the operating system's
+	Sync         SyncMode
+	SyncInterval time.Duration // default 100 ms
+	// SegmentSize in bytes, default 64 MiB, 64 KiB to 1 GiB. With a DiskLimit
+	// it is at most an eighth of that.
+	SegmentSize int64
+	// Retention is how long an entry is kept at most; 0: for ever. Expired
+	// reports older ones.
+	Retention time.Duration
+	// DiskLimit in bytes bounds the log's files; puts are refused before. 0:
+	// puts are refused while the file system is at least 95 % full.
+	DiskLimit int64
+	Logger    *slog.Logger // default: discard
+
+	// Done is called once per commit with its ops that have an owner, and the
+	// error of all of them; see mq.Store. ops is valid during the call only.
+	// Commits wait once several calls are outstanding.
+	Done func(ops []mq.Op, err error)
+
+	Observer Observer
+}
+
+// Observer is told what the log does. Nil functions are not called. They must
+// not block nor call the log.
+type Observer struct {
+	Commit func(CommitInfo) // by the committer, after each commit
+	Read   func(took time.Duration, entries int, bytes int64)
+}
+
+// CommitInfo describes one commit.
+type CommitInfo struct {
+	Ops   int
+	Bytes int           // written
+	Total time.Duration // from the start of encoding until visible
+	Sync  time.Duration // of it in fdatasync; 0: was not synced
+	Err   error
+}
+
+// Metrics is a snapshot of a Log's gauges.
+type Metrics struct {
+	Inboxes   int   // that have a slot: entries, claims or a handle
+	Entries   int64 // stored messages
+	LiveBytes int64 // of the files, what is still needed
+	Segments  int
+	Spares    int   // segments ready to be used again
+	DiskBytes int64 // of segments and spares
+	Queued    int   // bytes waiting to be written
+	Full      bool
+	Failed    error
+}
+
+const (
+	defaultSegmentSize = 64 << 20
+	minSegmentSize     = 64 << 10
+	maxSegmentSize     = 1 << 30
+	defaultInterval    = 100 * time.Millisecond
+
+	lazyDelay    = 5 * time.Millisecond // the longest a lazy op waits to be written
+	maxGap       = 2 * time.Millisecond // between syncs, while ops keep coming
+	gapSlice     = 200 * time.Microsecond
+	retryDelay   = 100 * time.Millisecond // before lazy ops of a failed commit are tried again
+	maxCommit    = 4 << 20                // bytes; a single unit may be larger
+	frameTarget  = 4 << 10                // bytes of ops after which a frame is closed
+	throttleAt   = 32 << 20               // queued bytes
+	maxSpares    = 3
+	reserve      = 2 // segments that only acks, clears and moves may take
+	fullPercent  = 95
+	usagePeriod  = time.Second // between looks at the file system's use
+	opOverhead   = 64          // bytes an op without its record counts in the queue
+	completionsQ = 4           // commits that may wait for Done
+)
+
+func (o *Options) setDefaults() {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.SyncInterval <= 0 {
+		o.SyncInterval = defaultInterval
+	}
+	if o.SegmentSize <= 0 {
+		o.SegmentSize = defaultSegmentSize
+	}
+	if o.DiskLimit > 0 {
+		o.SegmentSize = min(o.SegmentSize, o.DiskLimit/8)
+	}
+	o.SegmentSize = min(max(o.SegmentSize, minSegmentSize), maxSegmentSize) &^ (frameAlign - 1)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Done == nil {
+		o.Done = func([]mq.Op, error) {}
+	}
+}

@@ -1,0 +1,206 @@
+package inboxlog
+
+import (
+	"sync"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// queue holds what is submitted until the committer takes it.
+type queue struct {
+	mu     sync.Mutex // guards the rest
+	space  sync.Cond  // Throttle waits for waiting to fall
+	ops    []mq.Op
+	groups []span // parts of ops that are atomic units, ascending
+	bytes  int    // of ops
+	taken  int    // bytes taken and not done
+	urgent bool   // an op in ops has an owner
+	closed bool
+	moves  *moves // from the keeper
+
+	wake chan struct{} // capacity 1
+	lazy *time.Timer   // wakes for lazy ops
+}
+
+type span struct{ from, to int }
+
+func (q *queue) init() {
+	q.space.L = &q.mu
+	q.wake = make(chan struct{}, 1)
+	q.lazy = time.AfterFunc(time.Hour, q.signal)
+	q.lazy.Stop()
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// submit queues ops; as one unit if there are several.
+func (q *queue) submit(ops ...mq.Op) {
+	if len(ops) == 0 {
+		return
+	}
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return
+	}
+	first := len(q.ops) == 0
+	owned := false
+	for i := range ops {
+		q.bytes += opOverhead + len(ops[i].Record)
+		owned = owned || ops[i].Owner != nil
+	}
+	if len(ops) > 1 {
+		q.groups = append(q.groups, span{len(q.ops), len(q.ops) + len(ops)})
+	}
+	q.ops = append(q.ops, ops...)
+	wake := owned && !q.urgent || !owned && q.bytes > maxCommit
+	q.urgent = q.urgent || owned
+	if first && !owned {
+		q.lazy.Reset(lazyDelay)
+	}
+	q.mu.Unlock()
+	if wake {
+		q.signal()
+	}
+}
+
+// take swaps the queued ops for the empty slices given. ok is false when the
+// queue is closed and empty.
+func (q *queue) take(ops []mq.Op, groups []span) (_ []mq.Op, _ []span, mv *moves, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ops, q.ops = q.ops, ops
+	groups, q.groups = q.groups, groups
+	mv, q.moves = q.moves, nil
+	q.taken += q.bytes
+	q.bytes = 0
+	q.urgent = false
+	return ops, groups, mv, len(ops) > 0 || mv != nil || !q.closed
+}
+
+// done says that everything taken is done, or is to be tried again.
+func (q *queue) done(again bool) {
+	q.mu.Lock()
+	q.taken = 0
+	if q.closed {
+		q.signal() // take has to say so
+	} else if again {
+		q.lazy.Reset(retryDelay)
+	}
+	q.mu.Unlock()
+	q.space.Broadcast()
+}
+
+func (q *queue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes + q.taken
+}
+
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.ops)
+}
+
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.lazy.Stop()
+	q.mu.Unlock()
+	q.space.Broadcast()
+	q.signal()
+}
+
+// release lets whoever is in Throttle look again.
+func (q *queue) release() {
+	q.mu.Lock() // so that nobody is between looking and waiting
+	q.mu.Unlock()
+	q.space.Broadcast()
+}
+
+// Submit queues op; see mq.Store.
+func (l *Log) Submit(op mq.Op) { l.queue.submit(op) }
+
+// SubmitGroup queues ops as one atomic unit; see mq.Store. Puts that are next
+// to each other (or have only puts between them) and have the same Record, not
+// an equal one, share one copy of it on disk.
+func (l *Log) SubmitGroup(ops []mq.Op) { l.queue.submit(ops...) }
+
+// Throttle blocks while more than 32 MiB wait to be written.
+func (l *Log) Throttle() {
+	q := &l.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.bytes+q.taken > throttleAt && !q.closed && l.failed.Load() == nil {
+		q.space.Wait()
+	}
+}
+
+// Admit says whether a put of size bytes would be accepted now.
+func (l *Log) Admit(size int) error {
+	if err := l.failed.Load(); err != nil {
+		return err
+	}
+	if int64(size) > l.maxRecord() {
+		return l.tooLarge(size)
+	}
+	if l.full(int64(size) + putSize + targetSize + frameHeaderSize + frameAlign) {
+		return errFull
+	}
+	return nil
+}
+
+var errFull = &mq.Error{Code: mq.StoreFull, Text: "store full"}
+
+// maxRecord is the size in bytes of the largest record that fits, client IDs
+// aside.
+func (l *Log) maxRecord() int64 { return l.maxFrame() - frameHeaderSize - putSize - targetSize }
+
+// maxFrame is the size in bytes of the largest frame that fits.
+func (l *Log) maxFrame() int64 { return l.opts.SegmentSize - segmentHeaderSize - sealSize }
+
+func (l *Log) tooLarge(size int) *mq.Error {
+	return mq.Errorf(mq.TooLarge, "record of %d bytes is larger than a segment of the store holds (%d)", size, l.maxRecord())
+}
+
+// maxSegments is how many segments puts may fill; 0: any number.
+func (l *Log) maxSegments() int64 {
+	if l.opts.DiskLimit <= 0 {
+		return 0
+	}
+	return max(1, l.opts.DiskLimit/l.opts.SegmentSize-reserve)
+}
+
+// full reports whether a put that takes need bytes of a segment is over the
+// disk limit.
+func (l *Log) full(need int64) bool {
+	limit := l.maxSegments()
+	if limit == 0 {
+		return l.fsFull.Load()
+	}
+	n := l.segments.Load()
+	return n > limit || n == limit && need > l.room.Load()
+}
+
+// lookAtDisk updates fsFull once per usagePeriod.
+func (l *Log) lookAtDisk(now time.Time) {
+	if l.opts.DiskLimit > 0 || now.UnixNano()-l.usageAt.Load() < int64(usagePeriod) {
+		return
+	}
+	l.usageAt.Store(now.UnixNano())
+	u, err := l.fs.GetDiskUsage(l.dir)
+	if err != nil || u.TotalBytes == 0 {
+		return // not every file system can tell
+	}
+	full := float64(u.AvailBytes) < float64(u.TotalBytes)*(100-fullPercent)/100
+	if l.fsFull.Swap(full) != full {
+		l.log.Warn("disk limit", "full", full, "available_bytes", u.AvailBytes, "percent", fullPercent)
+	}
+}

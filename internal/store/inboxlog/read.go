@@ -1,0 +1,280 @@
+package inboxlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Inbox returns the handle for a client ID; see mq.Store.
+func (l *Log) Inbox(clientID string) mq.Inbox {
+	if len(clientID) > mq.MaxClientID {
+		return mq.NoInbox
+	}
+	ix := l.ix
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	id := ix.make(clientID)
+	ix.slot(id).held = true
+	return mq.Inbox(id)
+}
+
+// Lookup is Inbox without making one.
+func (l *Log) Lookup(clientID string) (mq.Inbox, bool) {
+	ix := l.ix
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	id := ix.find(ix.table.hash(clientID), clientID)
+	if id == 0 {
+		return mq.NoInbox, false
+	}
+	ix.slot(id).held = true
+	return mq.Inbox(id), true
+}
+
+// Forget gives a handle back; see mq.Store. The slot is freed by the committer
+// after all ops submitted before, and only if nobody has asked for it again.
+func (l *Log) Forget(in mq.Inbox) {
+	ix := l.ix
+	ix.mu.Lock()
+	s := ix.valid(uint32(in))
+	if s == nil {
+		ix.mu.Unlock()
+		return
+	}
+	s.held = false
+	s.gen++
+	op := mq.Op{Kind: kindForget, Inbox: in, Seq: uint64(s.gen)}
+	ix.mu.Unlock()
+	l.queue.submit(op)
+}
+
+// NextSeq returns a seq above every one the inbox has seen.
+func (l *Log) NextSeq(in mq.Inbox) uint64 {
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	if s := l.ix.valid(uint32(in)); s != nil {
+		return s.next
+	}
+	return 1
+}
+
+// Stats describes an inbox.
+func (l *Log) Stats(in mq.Inbox) mq.InboxStats {
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	s := l.ix.valid(uint32(in))
+	if s == nil || s.count == 0 {
+		return mq.InboxStats{}
+	}
+	es := l.ix.view(s)
+	return mq.InboxStats{Count: int(s.count), Bytes: s.bytes, First: es[0].seq, Last: es[len(es)-1].seq}
+}
+
+// after returns the entries of s above seq, dead ones among them.
+func (ix *index) after(s *slot, seq uint64) []entry {
+	if seq == math.MaxUint64 {
+		return nil
+	}
+	es := ix.view(s)
+	return es[search(es, seq+1):]
+}
+
+// Oldest returns seq and record size of the first entry above after.
+func (l *Log) Oldest(in mq.Inbox, after uint64) (seq uint64, size int, ok bool) {
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	s := l.ix.valid(uint32(in))
+	if s == nil {
+		return 0, 0, false
+	}
+	es := l.ix.after(s, after)
+	for i := range es {
+		if !es[i].dead() {
+			return es[i].seq, int(es[i].size), true
+		}
+	}
+	return 0, 0, false
+}
+
+// Claims returns the packet identifiers claimed by the client of in.
+func (l *Log) Claims(in mq.Inbox) []uint16 {
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	s := l.ix.valid(uint32(in))
+	if s == nil || s.nclaims == 0 {
+		return nil
+	}
+	out := make([]uint16, 0, s.nclaims)
+	for _, c := range l.ix.claimView(s) {
+		out = append(out, c.packet)
+	}
+	return out
+}
+
+// wanted is a record to be read.
+type wanted struct {
+	seg    *segment
+	offset uint32
+	size   uint32
+	at     int // where in the buffer its checksum and it start
+}
+
+const (
+	crcSize = 4 // before each record on disk, its checksum
+	// readGap is how many bytes between two records are read along to save a
+	// system call.
+	readGap = 512
+	// readMax bounds what is read with one call.
+	readMax = 256 << 10
+)
+
+var wantedPool = sync.Pool{New: func() any { return new([]wanted) }}
+
+// Read appends entries and their records; see mq.Store. Every record's
+// checksum is verified: the entries before a damaged one are returned without
+// an error, and the next call fails with a *CorruptError. Such an entry can
+// only be acknowledged away.
+func (l *Log) Read(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entry, buf []byte) ([]mq.Entry, []byte, error) {
+	start := time.Now()
+	list := wantedPool.Get().(*[]wanted)
+	defer func() {
+		clear(*list)
+		*list = (*list)[:0]
+		wantedPool.Put(list)
+	}()
+	first := len(dst)
+	dst, *list = l.collect(in, after, to, maxBytes, dst, *list)
+	if len(*list) == 0 {
+		return dst, buf, nil
+	}
+	buf, n, err := l.fetch(*list, buf)
+	var bytes int64
+	for i := range n {
+		w := &(*list)[i]
+		rec := w.at + crcSize
+		dst[first+i].Record = buf[rec : rec+int(w.size) : rec+int(w.size)]
+		bytes += int64(w.size)
+	}
+	unpin(*list)
+	if f := l.opts.Observer.Read; f != nil {
+		f(time.Since(start), n, bytes)
+	}
+	if n > 0 {
+		err = nil
+	}
+	return dst[:first+n], buf, err
+}
+
+// collect appends what the index knows of the entries to read to dst and list,
+// and pins their segments.
+func (l *Log) collect(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entry, list []wanted) ([]mq.Entry, []wanted) {
+	ix := l.ix
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	s := ix.valid(uint32(in))
+	if s == nil {
+		return dst, list
+	}
+	es := ix.after(s, after)
+	for i := range es {
+		e := &es[i]
+		if e.dead() {
+			continue
+		}
+		if e.seq > to || len(list) > 0 && maxBytes < int(e.size) {
+			break
+		}
+		maxBytes -= int(e.size)
+		dst = append(dst, mq.Entry{Seq: e.seq, Flags: s.flagsOf(e), Expiry: e.expiry})
+		seg := ix.seg(e.epoch24())
+		seg.pins.Add(1)
+		list = append(list, wanted{seg: seg, offset: e.offset, size: e.size})
+	}
+	return dst, list
+}
+
+func unpin(list []wanted) {
+	for i := range list {
+		list[i].seg.pins.Add(-1)
+	}
+}
+
+// fetch reads the records of list to the end of buf, with one read for several
+// that are close together. It returns the grown buf and how many records, from
+// the first on, are good; err is why there are not more.
+func (l *Log) fetch(list []wanted, buf []byte) (_ []byte, good int, err error) {
+	type run struct{ from, to, size int } // list[from:to] with one read of size bytes
+	total := len(buf)
+	var room [16]run
+	runs := room[:0]
+	for i := 0; i < len(list); {
+		w := &list[i]
+		w.at = total
+		start, end := int64(w.offset)-crcSize, int64(w.offset)+int64(w.size)
+		k := i + 1
+		for ; k < len(list); k++ {
+			n := &list[k]
+			at := int64(n.offset) - crcSize
+			if n.seg != w.seg || at < end || at-end > readGap || int64(n.offset)+int64(n.size)-start > readMax {
+				break
+			}
+			n.at = total + int(at-start)
+			end = int64(n.offset) + int64(n.size)
+		}
+		runs = append(runs, run{i, k, int(end - start)})
+		total += int(end - start)
+		i = k
+	}
+	if total > cap(buf) {
+		grown := make([]byte, len(buf), total)
+		copy(grown, buf)
+		buf = grown
+	}
+	buf = buf[:total]
+	for _, r := range runs {
+		w := &list[r.from]
+		err := w.seg.read(buf[w.at:w.at+r.size], int64(w.offset)-crcSize)
+		if err != nil {
+			return buf, r.from, l.readError(w.seg, err)
+		}
+		for i := r.from; i < r.to; i++ {
+			w := &list[i]
+			if err := checkRecord(w.seg, buf[w.at:], w.offset, w.size); err != nil {
+				return buf, i, l.readError(w.seg, err)
+			}
+		}
+	}
+	return buf, len(list), nil
+}
+
+// read fills b from offset; a file that ends before is damaged.
+func (s *segment) read(b []byte, offset int64) error {
+	n, err := s.file.ReadAt(b, offset)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return &CorruptError{File: s.path, Offset: offset, Reason: "the file ends within a record"}
+	}
+	return err
+}
+
+// checkRecord verifies the record at offset of s; b starts with its checksum.
+func checkRecord(s *segment, b []byte, offset, size uint32) error {
+	c := cursor{b: b}
+	if crc := c.u32(); crc != recordCRC(b[crcSize:crcSize+size]) {
+		return &CorruptError{File: s.path, Offset: int64(offset), Reason: "a record does not match its checksum"}
+	}
+	return nil
+}
+
+func (l *Log) readError(s *segment, err error) error {
+	l.log.Error("read from the inbox log failed", "file", s.path, "error", err)
+	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf("read inbox: %w", err)}
+}

@@ -1,0 +1,315 @@
+package inboxlog
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// recover fills the index from the files of the log's directory, cuts a torn
+// tail and sets the log up to go on writing. The reasoning is in doc.go.
+func (l *Log) recover() error {
+	if err := l.fs.MkdirAll(l.dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", l.dir, err)
+	}
+	hints, err := l.list()
+	if err != nil {
+		return err
+	}
+	for _, s := range l.ix.segs {
+		if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
+			return fmt.Errorf("open %s: %w", s.path, err)
+		}
+	}
+	r := recovery{l: l}
+	end, err := r.replay(hints)
+	if err != nil {
+		return err
+	}
+	if err := r.settle(end); err != nil {
+		return err
+	}
+	for id := uint32(1); id < l.ix.top; id++ {
+		l.ix.free(id)
+	}
+	l.commit.number = r.commit
+	l.segments.Store(int64(len(l.ix.segs)))
+	l.room.Store(l.tail.active.size - sealSize - l.tail.end)
+	return nil
+}
+
+// list finds the segments, hints and spares, and removes what nobody needs.
+func (l *Log) list() (hints map[uint32]bool, err error) {
+	names, err := l.fs.List(l.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", l.dir, err)
+	}
+	hints = map[uint32]bool{}
+	var leftovers []string
+	segs := map[uint32]bool{}
+	for _, name := range names {
+		if n, ok := parseName(name, "", segmentSuffix); ok {
+			l.ix.segs = append(l.ix.segs, &segment{epoch: uint32(n), path: l.join(name)})
+			segs[uint32(n)] = true
+		} else if n, ok := parseName(name, "", hintSuffix); ok {
+			hints[uint32(n)] = true
+		} else if n, ok := parseName(name, sparePrefix, ""); ok {
+			l.spares.next = max(l.spares.next, n+1)
+			fi, err := l.fs.Stat(l.join(name))
+			if err == nil && fi.Size() <= l.opts.SegmentSize && l.spares.count() < maxSpares {
+				l.spares.add(l.join(name))
+			} else {
+				leftovers = append(leftovers, name)
+			}
+		} else if strings.HasSuffix(name, tempSuffix) {
+			leftovers = append(leftovers, name)
+		}
+	}
+	for n := range hints {
+		if !segs[n] {
+			leftovers = append(leftovers, hintName(n))
+			delete(hints, n)
+		}
+	}
+	for _, name := range leftovers {
+		if err := l.fs.Remove(l.join(name)); err != nil {
+			l.log.Warn("cannot remove a file left over", "file", l.join(name), "error", err)
+		}
+	}
+	slices.SortFunc(l.ix.segs, func(a, b *segment) int { return cmp.Compare(a.epoch, b.epoch) })
+	for i, s := range l.ix.segs {
+		if want := l.ix.segs[0].epoch + uint32(i); s.epoch != want {
+			return nil, &CorruptError{File: l.join(segmentName(want)), Reason: "the segment is missing"}
+		}
+	}
+	return hints, nil
+}
+
+// recovery is the state of reading the log from its start.
+type recovery struct {
+	l      *Log
+	synced position // the furthest that a frame claims was synced
+	commit uint64   // the highest number seen
+	torn   stray    // intact frames behind a torn tail
+}
+
+// end is where the log ends: in segs[index], at offset. Without a header the
+// segment there was never ready. index == len(segs): the last one is sealed.
+type end struct {
+	index  int
+	offset int64
+	header bool
+}
+
+// replay applies the log to the index up to its end.
+func (r *recovery) replay(hints map[uint32]bool) (end, error) {
+	segs := r.l.ix.segs
+	for i, s := range segs {
+		err := s.readHeader()
+		if err != nil && !errors.Is(err, errBadHeader) {
+			return end{}, err
+		}
+		e := end{i, segmentHeaderSize, err == nil}
+		if e.header {
+			if hints[s.epoch] {
+				ok, err := r.replayHint(s)
+				if err != nil {
+					return end{}, err
+				}
+				if ok {
+					continue
+				}
+			}
+			var sealed bool
+			if e.offset, sealed, err = r.replaySegment(s); err != nil {
+				return end{}, err
+			}
+			if sealed {
+				s.sealed = true
+				continue
+			}
+		}
+		return e, r.check(e, hints)
+	}
+	return end{index: len(segs)}, nil
+}
+
+// replaySegment applies the frames of s. It returns where their chain ends and
+// whether that is at a seal.
+func (r *recovery) replaySegment(s *segment) (offset int64, sealed bool, err error) {
+	sc := newScanner(s)
+	sc.commit = r.commit
+	var h frameHeader
+	for {
+		frame := sc.pos
+		body, ok, err := sc.next(&h)
+		if err != nil || !ok {
+			return frame, false, err
+		}
+		r.commit, r.synced = sc.commit, max(r.synced, h.synced)
+		switch h.typ {
+		case frameOps:
+			if err := sc.ops(&h, body, frame, func(op *diskOp) { r.l.ix.replay(op, s.epoch) }); err != nil {
+				return 0, false, err
+			}
+		case frameSeal:
+			return frame, true, nil
+		case frameMark:
+		default:
+			return 0, false, &CorruptError{File: s.path, Offset: frame, Reason: fmt.Sprintf("unknown type %d of frame", h.typ)}
+		}
+	}
+}
+
+// check tells a torn tail from damage: nothing that was ever synced may lie
+// behind the end of the chain.
+func (r *recovery) check(e end, hints map[uint32]bool) error {
+	segs := r.l.ix.segs
+	if e.header {
+		found, err := newScanner(segs[e.index]).search(e.offset, nil)
+		if err != nil {
+			return err
+		}
+		r.torn.add(found)
+	}
+	for _, s := range segs[e.index+1:] {
+		if err := s.readHeader(); errors.Is(err, errBadHeader) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		found, err := newScanner(s).search(segmentHeaderSize, nil)
+		if err != nil {
+			return err
+		}
+		r.torn.add(found)
+		if hints[s.epoch] {
+			// A hint is published after its segment was synced.
+			r.torn.synced = max(r.torn.synced, at(s.epoch, segmentHeaderSize))
+		}
+	}
+	r.commit = max(r.commit, r.torn.commit)
+	s := segs[e.index]
+	if max(r.synced, r.torn.synced) <= at(s.epoch, e.offset) {
+		return nil
+	}
+	reason := "a frame does not match its checksum, but was once synced"
+	if !e.header {
+		reason = "the segment's header does not match its checksum"
+	}
+	return &CorruptError{File: s.path, Offset: e.offset, Reason: reason}
+}
+
+// settle drops everything behind the end and makes the rest durable: after a
+// kill it may be in the kernel's memory only.
+func (r *recovery) settle(e end) error {
+	l := r.l
+	keep := e.index
+	if e.index < len(l.ix.segs) {
+		if e.header {
+			keep++
+		}
+		if r.torn.frames > 0 {
+			l.log.Warn("unsynced end of the inbox log cut after a crash", "file", l.ix.segs[e.index].path,
+				"offset", e.offset, "frames_dropped", r.torn.frames)
+		}
+	}
+	for n := len(l.ix.segs); n > keep; n-- { // the last first: there must never be a gap
+		s := l.ix.segs[n-1]
+		if err := l.toSpare(s); err != nil {
+			return err
+		}
+		l.ix.segs = l.ix.segs[:n-1]
+	}
+	for _, s := range l.ix.segs {
+		if s.hinted {
+			continue
+		}
+		if err := s.file.SyncData(); err != nil {
+			return l.fail(s.path, err)
+		}
+	}
+	if err := l.syncDir(); err != nil {
+		return err
+	}
+	if e.index < len(l.ix.segs) {
+		l.tail.active, l.tail.end = l.ix.segs[e.index], e.offset
+	} else {
+		epoch := uint32(1)
+		if e.index > 0 {
+			epoch = l.ix.segs[e.index-1].epoch + 1
+		}
+		l.prep.urgent.Store(true)
+		s, err := l.newSegment(epoch)
+		if err != nil {
+			return err
+		}
+		l.prep.urgent.Store(false)
+		l.ix.segs = append(l.ix.segs, s)
+		l.tail.active, l.tail.end = s, segmentHeaderSize
+	}
+	l.durable.Store(uint64(at(l.tail.active.epoch, l.tail.end)))
+	return nil
+}
+
+// replay applies an op read from the segment with the given epoch. Inboxes are
+// made for what needs them; the empty ones are freed at the end.
+func (ix *index) replay(op *diskOp, epoch uint32) {
+	switch op.kind {
+	case opPut, opMove, opRef:
+		for i := range op.targets {
+			t := &op.targets[i]
+			e := entry{
+				seq: t.seq, expiry: t.expiry, offset: op.offset, size: op.size, put: uint32(op.put),
+				where: whereOf(epoch, t.flags),
+			}
+			if op.shared {
+				e.where |= entryShared
+			}
+			ix.insert(ix.make(asString(t.client)), e)
+			if t.claim {
+				ix.claim(ix.make(asString(t.origin)), t.packet, epoch)
+			}
+		}
+	case opClaim:
+		ix.claim(ix.make(asString(op.client)), op.packet, epoch)
+	default:
+		name := asString(op.client)
+		if id := ix.find(ix.table.hash(name), name); id != 0 {
+			ix.applySimple(op.kind, id, op.seq, op.packet, epoch)
+		}
+	}
+}
+
+// toSpare takes a segment that nothing needs out of the directory, durably,
+// and keeps the file for later if there are not enough already.
+func (l *Log) toSpare(s *segment) error {
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+	if err := l.fs.Remove(l.join(hintName(s.epoch))); err != nil && !isNotExist(err) {
+		return fmt.Errorf("remove %s: %w", l.join(hintName(s.epoch)), err)
+	}
+	fi, err := l.fs.Stat(s.path)
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", s.path, err)
+	}
+	path := l.join(l.spares.newName())
+	if err := l.fs.Rename(s.path, path); err != nil {
+		return fmt.Errorf("rename %s: %w", s.path, err)
+	}
+	if err := l.syncDir(); err != nil {
+		return err
+	}
+	if fi.Size() <= l.opts.SegmentSize && l.spares.count() < maxSpares {
+		l.spares.add(path)
+		return nil
+	}
+	if err := l.fs.Remove(path); err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}

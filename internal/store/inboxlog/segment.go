@@ -1,0 +1,166 @@
+package inboxlog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+const (
+	segmentMagic      = "homingsg"
+	segmentHeaderSize = 4096
+	headerCopyAt      = 2048 // the second copy of the header
+	headerBytes       = 48
+	sealSize          = frameHeaderSize // kept free at the end of each segment
+
+	segmentSuffix = ".seg"
+	hintSuffix    = ".hint"
+	tempSuffix    = ".tmp"
+	sparePrefix   = "spare-"
+
+	category = vfs.WriteCategoryUnspecified
+)
+
+// segment is one file of the log.
+type segment struct {
+	epoch uint32
+	salt  uint64
+	key   uint32 // initial state of the checksums: from salt and epoch
+	path  string
+	file  vfs.File // nil once closed
+	size  int64    // no frame reaches beyond
+
+	pins atomic.Int32 // reads under way; raised under index.mu only
+
+	// Guarded by index.mu.
+	entries int   // live, with the record here
+	claims  int   // held, on the evidence of an op here
+	bytes   int64 // still needed, by estimate
+	sealed  bool
+	hinted  bool // has a hint file, or is not worth one
+}
+
+// idle reports whether nothing needs the segment. Locked: index.mu.
+func (s *segment) idle() bool {
+	return s.sealed && s.entries == 0 && s.claims == 0 && s.pins.Load() == 0
+}
+
+func segmentName(epoch uint32) string { return fmt.Sprintf("%010d", epoch) + segmentSuffix }
+func hintName(epoch uint32) string    { return fmt.Sprintf("%010d", epoch) + hintSuffix }
+func spareName(n uint64) string       { return fmt.Sprintf("%s%010d", sparePrefix, n) }
+
+// parseName returns the number in a file name between prefix and suffix.
+func parseName(name, prefix, suffix string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(name, prefix)
+	if !ok {
+		return 0, false
+	}
+	if digits, ok = strings.CutSuffix(digits, suffix); !ok || len(digits) != 10 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 64)
+	return n, err == nil
+}
+
+func segmentKey(salt uint64, epoch uint32) uint32 {
+	var b [12]byte
+	binary.LittleEndian.PutUint64(b[:], salt)
+	binary.LittleEndian.PutUint32(b[8:], epoch)
+	return crc32.Checksum(b[:], castagnoli)
+}
+
+// header returns the bytes of the segment's header block.
+func (s *segment) header(now time.Time) []byte {
+	b := make([]byte, segmentHeaderSize)
+	le := binary.LittleEndian
+	copy(b, segmentMagic)
+	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[12:], s.epoch)
+	le.PutUint64(b[16:], s.salt)
+	le.PutUint64(b[24:], uint64(s.size))
+	le.PutUint64(b[32:], uint64(now.UnixMilli()))
+	le.PutUint32(b[44:], crc32.Checksum(b[:44], castagnoli))
+	copy(b[headerCopyAt:], b[:headerBytes])
+	return b
+}
+
+// errBadHeader says that neither copy of a segment's header is intact.
+var errBadHeader = errors.New("the segment's header does not check")
+
+// readHeader fills s from its file, which must be open. It returns
+// errBadHeader, a VersionError or a read error.
+func (s *segment) readHeader() error {
+	b := make([]byte, segmentHeaderSize)
+	if n, err := s.file.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read %s: %w", s.path, err)
+	} else {
+		clear(b[n:])
+	}
+	for _, h := range [][]byte{b[:headerBytes], b[headerCopyAt : headerCopyAt+headerBytes]} {
+		le := binary.LittleEndian
+		if string(h[:8]) != segmentMagic || le.Uint32(h[44:]) != crc32.Checksum(h[:44], castagnoli) {
+			continue
+		}
+		if v := le.Uint32(h[8:]); v != formatVersion {
+			return &VersionError{File: s.path, Version: v}
+		}
+		if le.Uint32(h[12:]) != s.epoch {
+			continue // taken from the spares, but not prepared yet
+		}
+		s.salt, s.size = le.Uint64(h[16:]), int64(le.Uint64(h[24:]))
+		s.key = segmentKey(s.salt, s.epoch)
+		if s.size < segmentHeaderSize || s.size > maxSegmentSize {
+			continue
+		}
+		return nil
+	}
+	return errBadHeader
+}
+
+// makeSegment turns the spare file at from into segment epoch and makes it
+// durable. The rename is synced before anything is written, so that at no time
+// a file has the name of one segment and bytes of another.
+func (l *Log) makeSegment(from string, epoch uint32, size int64) (_ *segment, err error) {
+	s := &segment{epoch: epoch, salt: rand.Uint64(), size: size, path: l.join(segmentName(epoch))}
+	s.key = segmentKey(s.salt, epoch)
+	if err := l.fs.Rename(from, s.path); err != nil {
+		return nil, fmt.Errorf("rename %s: %w", from, err)
+	}
+	if err := l.syncDir(); err != nil {
+		return nil, err
+	}
+	if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
+		return nil, fmt.Errorf("open %s: %w", s.path, err)
+	}
+	if _, err = s.file.WriteAt(s.header(time.Now()), 0); err != nil {
+		s.file.Close()
+		return nil, fmt.Errorf("write %s: %w", s.path, err)
+	}
+	if err = s.file.SyncData(); err != nil {
+		s.file.Close()
+		return nil, l.fail(s.path, err)
+	}
+	return s, nil
+}
+
+// syncDir makes renames in the log's directory durable.
+func (l *Log) syncDir() error {
+	d, err := l.fs.OpenDir(l.dir)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", l.dir, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return l.fail(l.dir, err)
+	}
+	return nil
+}

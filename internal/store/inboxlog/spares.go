@@ -1,0 +1,106 @@
+package inboxlog
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// spares are files that segments are made of: once used, or written with
+// zeros, because syncing an overwrite is twice as fast as syncing growth.
+type spares struct {
+	mu    sync.Mutex // guards the rest
+	names []string
+	next  uint64 // number of the next one
+}
+
+// take returns the path of a spare, or "".
+func (sp *spares) take() string {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	n := len(sp.names)
+	if n == 0 {
+		return ""
+	}
+	name := sp.names[n-1]
+	sp.names = sp.names[:n-1]
+	return name
+}
+
+func (sp *spares) add(path string) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.names = append(sp.names, path)
+}
+
+func (sp *spares) count() int {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return len(sp.names)
+}
+
+func (sp *spares) newName() string {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.next++
+	return spareName(sp.next - 1)
+}
+
+// preparer makes the next segment ready while the active one fills.
+type preparer struct {
+	ask    chan uint32 // epoch wanted; capacity 1
+	ready  chan prepared
+	urgent atomic.Bool // the committer waits
+}
+
+type prepared struct {
+	seg *segment
+	err error
+}
+
+// prepare is the preparer's goroutine. It ends when ask is closed.
+func (l *Log) prepare() {
+	defer l.wg.Done()
+	for epoch := range l.prep.ask {
+		seg, err := l.newSegment(epoch)
+		l.prep.ready <- prepared{seg, err}
+	}
+}
+
+// newSegment makes segment epoch of a spare, or of a new file.
+func (l *Log) newSegment(epoch uint32) (*segment, error) {
+	from := l.spares.take()
+	if from == "" {
+		var err error
+		if from, err = l.newSpare(); err != nil {
+			return nil, err
+		}
+	}
+	return l.makeSegment(from, epoch, l.opts.SegmentSize)
+}
+
+// newSpare makes a file of SegmentSize zeros. It stops filling it when the
+// committer waits: the segment then grows as it is used.
+func (l *Log) newSpare() (string, error) {
+	path := l.join(l.spares.newName())
+	f, err := l.fs.Create(path, category)
+	if err != nil {
+		return "", fmt.Errorf("create %s: %w", path, err)
+	}
+	defer f.Close()
+	zeros := make([]byte, min(1<<20, l.opts.SegmentSize))
+	for off := int64(0); off < l.opts.SegmentSize && !l.prep.urgent.Load(); off += int64(len(zeros)) {
+		if _, err = f.WriteAt(zeros[:min(int64(len(zeros)), l.opts.SegmentSize-off)], off); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = f.SyncData()
+	}
+	if err != nil {
+		// Nothing depends on the file yet, so this is no reason to give up.
+		_ = l.fs.Remove(path)
+		return "", fmt.Errorf("write %s: %w", path, err)
+	}
+	return path, nil
+}

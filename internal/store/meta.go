@@ -1,0 +1,278 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Keys of the metadata. The first byte is the kind, so that one kind is one
+// range; a client ID inside a key has its length in front, so that what belongs
+// to one client is one range, too, and no ID is the prefix of another's.
+//
+//	's' clientID                              session: version 1, expiry u32 BE, deadline i64 BE
+//	'f' len(clientID) u16 BE, clientID, filter  subscription: version 1, options, ID uvarint
+//
+// Taken for later: 'r' topic (retained message), 'u' user (credentials), 'd'
+// device key (device credentials), 'v' (version of this key space, absent: 1).
+const (
+	keySession      = 's'
+	keySubscription = 'f'
+
+	valueVersion = 1
+)
+
+// Bits of a subscription's options byte.
+const (
+	subQoS               = 0x03
+	subNoLocal           = 0x04
+	subRetainAsPublished = 0x08
+	subRetainHandling    = 0x30
+	subRetainShift       = 4
+)
+
+// meta is the Pebble half of a Store.
+type meta struct {
+	db     *pebble.DB
+	fs     *metaFS
+	failed atomic.Pointer[mq.Error]
+	log    *slog.Logger
+}
+
+const (
+	metaCache    = 8 << 20
+	metaMemTable = 2 << 20
+)
+
+// openMeta opens the database in dir. Writes are done when they are as durable
+// as mode says: always with Pebble's Sync, on a file system that makes of the
+// sync of its log what the mode wants. (Pebble's NoSync would leave them in
+// this process, and kill -9 would lose them.)
+func openMeta(fs vfs.FS, dir string, mode SyncMode, interval time.Duration, log *slog.Logger) (*meta, error) {
+	m := &meta{log: log}
+	m.fs = newMetaFS(fs, mode, interval, m.fail)
+	db, err := pebble.Open(dir, metaOptions(m.fs, &metaLogger{log: log, fatal: m.fatal}))
+	if err != nil {
+		m.fs.stop()
+		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
+	}
+	m.db = db
+	return m, nil
+}
+
+func metaOptions(fs vfs.FS, log *metaLogger) *pebble.Options {
+	return &pebble.Options{
+		FS:                          fs,
+		CacheSize:                   metaCache,
+		MemTableSize:                metaMemTable,
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                256,
+		FormatMajorVersion:          pebble.FormatNewest,
+		Logger:                      log,
+		EventListener:               &pebble.EventListener{BackgroundError: log.background},
+	}
+}
+
+// fatal is called by Pebble when it can go on no more; it expects not to
+// return. Here it returns: from now on the file system takes no more changes,
+// so that nothing that is needed after a restart goes away, and every method
+// fails.
+func (m *meta) fatal(text string) {
+	m.fail(errors.New(text))
+}
+
+func (m *meta) fail(err error) {
+	m.fs.freeze()
+	e := &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf(
+		"metadata: %w; the store takes no more: check the disk (dmesg, smartctl), then restart homing", err)}
+	if m.failed.CompareAndSwap(nil, e) {
+		m.log.Error("metadata store failed", "error", err)
+	}
+}
+
+func (m *meta) close() error {
+	err := m.db.Close()
+	m.fs.stop()
+	if e := m.failed.Load(); e != nil {
+		return e
+	}
+	return err
+}
+
+// commit applies b.
+func (m *meta) commit(b *pebble.Batch) error {
+	defer b.Close()
+	if e := m.failed.Load(); e != nil {
+		return e
+	}
+	err := b.Commit(pebble.Sync)
+	if e := m.failed.Load(); e != nil {
+		return e // fatal returned, so Commit may not know
+	}
+	if err != nil {
+		return metaError(err)
+	}
+	return nil
+}
+
+func metaError(err error) error {
+	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf("metadata: %w", err)}
+}
+
+func sessionKey(clientID string) []byte { return append([]byte{keySession}, clientID...) }
+
+// subscriptionKey returns the key of a subscription, or with an empty filter
+// the prefix of all of the client's.
+func subscriptionKey(clientID, filter string) []byte {
+	k := make([]byte, 0, 3+len(clientID)+len(filter))
+	k = append(k, keySubscription)
+	k = binary.BigEndian.AppendUint16(k, uint16(len(clientID)))
+	k = append(k, clientID...)
+	return append(k, filter...)
+}
+
+// after returns the first key that does not start with prefix. Its last byte
+// is not 0xFF forever, because the first is a kind.
+func after(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; ; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+}
+
+// PutSession stores what outlives a restart of a session.
+func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
+	v := make([]byte, 0, 13)
+	v = append(v, valueVersion)
+	v = binary.BigEndian.AppendUint32(v, sm.ExpirySeconds)
+	v = binary.BigEndian.AppendUint64(v, uint64(sm.Deadline))
+	b := s.meta.db.NewBatch()
+	if err := b.Set(sessionKey(clientID), v, nil); err != nil {
+		b.Close()
+		return metaError(err)
+	}
+	return s.meta.commit(b)
+}
+
+// DeleteSession removes a session and its subscriptions, as one unit.
+func (s *Store) DeleteSession(clientID string) error {
+	b := s.meta.db.NewBatch()
+	err := b.Delete(sessionKey(clientID), nil)
+	if err == nil {
+		// One by one: most sessions have few, and a range tombstone for each
+		// session that ends would cost every later reader.
+		err = s.meta.scan(subscriptionKey(clientID, ""), func(k, _ []byte) error { return b.Delete(k, nil) })
+	}
+	if err != nil {
+		b.Close()
+		return metaError(err)
+	}
+	return s.meta.commit(b)
+}
+
+// Sessions calls yield for every session until it fails.
+func (s *Store) Sessions(yield func(clientID string, sm mq.SessionMeta) error) error {
+	return s.meta.scan([]byte{keySession}, func(k, v []byte) error {
+		if len(v) != 13 || v[0] != valueVersion {
+			return metaError(fmt.Errorf("session %q has an unknown form", k[1:]))
+		}
+		return yield(string(k[1:]), mq.SessionMeta{
+			ExpirySeconds: binary.BigEndian.Uint32(v[1:]),
+			Deadline:      int64(binary.BigEndian.Uint64(v[5:])),
+		})
+	})
+}
+
+// PutSubscriptions adds subscriptions of a session, or changes their options.
+func (s *Store) PutSubscriptions(clientID string, subs []mq.Subscription) error {
+	b := s.meta.db.NewBatch()
+	for i := range subs {
+		if err := b.Set(subscriptionKey(clientID, subs[i].Filter), subscriptionValue(&subs[i]), nil); err != nil {
+			b.Close()
+			return metaError(err)
+		}
+	}
+	return s.meta.commit(b)
+}
+
+func subscriptionValue(sub *mq.Subscription) []byte {
+	o := byte(sub.QoS)&subQoS | sub.RetainHandling<<subRetainShift&subRetainHandling
+	if sub.NoLocal {
+		o |= subNoLocal
+	}
+	if sub.RetainAsPublished {
+		o |= subRetainAsPublished
+	}
+	return binary.AppendUvarint([]byte{valueVersion, o}, uint64(sub.ID))
+}
+
+// DeleteSubscriptions removes subscriptions by their filters.
+func (s *Store) DeleteSubscriptions(clientID string, filters []string) error {
+	b := s.meta.db.NewBatch()
+	for _, f := range filters {
+		if err := b.Delete(subscriptionKey(clientID, f), nil); err != nil {
+			b.Close()
+			return metaError(err)
+		}
+	}
+	return s.meta.commit(b)
+}
+
+// Subscriptions returns the subscriptions of a session by filter.
+func (s *Store) Subscriptions(clientID string) ([]mq.Subscription, error) {
+	var subs []mq.Subscription
+	prefix := subscriptionKey(clientID, "")
+	err := s.meta.scan(prefix, func(k, v []byte) error {
+		if len(v) < 3 || v[0] != valueVersion {
+			return metaError(fmt.Errorf("subscription of %q has an unknown form", clientID))
+		}
+		id, n := binary.Uvarint(v[2:])
+		if n <= 0 {
+			return metaError(fmt.Errorf("subscription of %q has a malformed identifier", clientID))
+		}
+		subs = append(subs, mq.Subscription{
+			Filter:            string(k[len(prefix):]),
+			QoS:               mq.QoS(v[1] & subQoS),
+			NoLocal:           v[1]&subNoLocal != 0,
+			RetainAsPublished: v[1]&subRetainAsPublished != 0,
+			RetainHandling:    v[1] & subRetainHandling >> subRetainShift,
+			ID:                uint32(id),
+		})
+		return nil
+	})
+	return subs, err
+}
+
+// scan calls f for every key with the given prefix until it fails. The slices
+// are valid during the call only.
+func (m *meta) scan(prefix []byte, f func(k, v []byte) error) error {
+	it, err := m.db.NewIterWithContext(context.Background(), &pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return metaError(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return metaError(err)
+		}
+		if err := f(it.Key(), v); err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return metaError(err)
+	}
+	return nil
+}
