@@ -438,7 +438,7 @@ func check(t interface{ Fatalf(string, ...any) }, d *device, told []*results) {
 		last = p.n
 	}
 	for _, r := range told {
-		for n, code := range r.code {
+		for n, code := range snapshot(r).code {
 			if code == mq.OK && !first[n] {
 				t.Fatalf("message %d acknowledged and lost", n)
 			}

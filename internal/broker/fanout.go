@@ -27,7 +27,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) {
 			continue // [MQTT-3.8.3-3]
 		}
 		d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8]
-		if d.qos > 0 {
+		if d.qos > 0 && f != nil {
 			f.left.Add(1)
 		}
 		m.s.take(d, batch)

@@ -14,7 +14,7 @@ var ackType = [...]mqtt.PacketType{
 type codeRow struct {
 	ack     mqtt.ReasonCode // MQTT 5 PUBACK and PUBREC (contract section 5)
 	closes3 bool            // 3.x has no code: close instead of acknowledging
-	text    string          // reason string
+	text    string          // reason string of a failure
 	connect mqtt.ReasonCode // MQTT 5 CONNACK
 	return3 mqtt.ReasonCode // 3.x CONNACK
 }
@@ -22,7 +22,7 @@ type codeRow struct {
 // codeTable is the one table from mq.Code to MQTT.
 var codeTable = [...]codeRow{
 	mq.OK:             {ack: mqtt.CodeSuccess},
-	mq.NoTarget:       {ack: mqtt.CodeNoMatchingSubscribers, text: "nobody received the message and it was not kept"},
+	mq.NoTarget:       {ack: mqtt.CodeNoMatchingSubscribers},
 	mq.NotAuthorized:  {mqtt.CodeNotAuthorized, true, "not allowed to publish to this topic", mqtt.CodeNotAuthorized, mqtt.ReturnNotAuthorized},
 	mq.BadTopic:       {mqtt.CodeTopicNameInvalid, true, "a P2P topic is {parent}/p2p/{client ID}, and this client ID cannot exist", 0, 0},
 	mq.Malformed:      {mqtt.CodeTopicNameInvalid, true, "not a topic name", mqtt.CodeMalformedPacket, mqtt.ReturnServerUnavailable},

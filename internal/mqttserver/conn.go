@@ -165,16 +165,8 @@ func (c *conn) end() {
 	_ = c.nc.Close()
 	c.release()
 	c.wake()
-	var b broker.Batch
-	b.Begin()
 	if c.sess != nil {
-		c.publishWill(&b)
-		var expiry *uint32
-		if c.detail != nil {
-			expiry = c.detail.expiry
-		}
-		c.srv.broker.Disconnect(c.sess, c, expiry, &b)
-		b.Flush()
+		c.guard(c.leave)
 	}
 	c.srv.remove(c)
 	reason := "closed"
@@ -183,6 +175,20 @@ func (c *conn) end() {
 	}
 	c.srv.log.Info("connection closed", "client", c.clientID(), "remote", c.remote.String(), "transport", c.transport,
 		"reason", reason, "duration", time.Since(c.started).Round(time.Millisecond).String())
+}
+
+// leave publishes the will and tells the core that the connection is closed.
+func (c *conn) leave() error {
+	var b broker.Batch
+	b.Begin()
+	c.publishWill(&b)
+	var expiry *uint32
+	if c.detail != nil {
+		expiry = c.detail.expiry
+	}
+	c.srv.broker.Disconnect(c.sess, c, expiry, &b)
+	b.Flush()
+	return nil
 }
 
 func (c *conn) clientID() string {

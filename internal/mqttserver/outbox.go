@@ -104,7 +104,7 @@ func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.
 	if buf == nil {
 		return
 	}
-	if code != mq.OK && c.version == mqtt.V5 && c.problemInfo {
+	if reason.Failed() && c.version == mqtt.V5 && c.problemInfo {
 		a := mqtt.Ack{Type: t, PacketID: pid, Code: reason}
 		a.Properties.ReasonString = []byte(ackText(code))
 		a.Properties.Set(mqtt.PropReasonString)

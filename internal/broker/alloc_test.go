@@ -1,0 +1,76 @@
+package broker
+
+import (
+	"testing"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/store"
+)
+
+// sink is a connection that takes everything and allocates nothing.
+type sink struct {
+	sess *Session
+	pid  uint16
+}
+
+func (l *sink) SendConnack(s *Session, _ bool, _ int, _ *Batch) { l.sess = s }
+func (l *sink) SendPublish(_ *mq.Message, _ mq.QoS, pid uint16, _ bool, _ *Batch) SendResult {
+	l.pid = pid
+	return Sent
+}
+func (l *sink) SendAck(AckKind, uint16, mq.Code, *Batch)  {}
+func (l *sink) Flush(*Batch)                              {}
+func (l *sink) Close(CloseReason)                         {}
+func (l *sink) Complete(_ uint64, code mq.Code, _ *Batch) { l.pid += uint16(code) }
+
+// direct sends one message to an online target that acknowledges at once.
+func direct(w *world, target, sender *sink, m *mq.Message) func() {
+	src := Source{Principal: &mq.Principal{}}
+	return func() {
+		w.batch.Begin()
+		w.b.Publish(src, m, sender, 1, &w.batch)
+		if m.QoS > 0 {
+			w.b.Puback(target.sess, target, target.pid, &w.batch)
+		}
+		w.batch.Flush()
+	}
+}
+
+func directWorld(t testing.TB) (*world, *sink) {
+	w := newWorld(t, Options{StoreAfter: time.Hour}, store.SyncOS)
+	target := &sink{}
+	if _, err := w.b.Connect(ConnectRequest{ClientID: "dev", Conn: target, CleanStart: true, ReceiveMax: 100}, &w.batch); err != nil {
+		t.Fatal(err)
+	}
+	w.batch.Flush()
+	return w, target
+}
+
+// TestAllocations: nothing per QoS 0 message, the one copy per QoS 1 message.
+func TestAllocations(t *testing.T) {
+	for qos, want := range []float64{0, 1} {
+		w, target := directWorld(t)
+		m := message("a/p2p/dev", 1, 1, mq.QoS(qos), false)
+		if got := testing.AllocsPerRun(1000, direct(w, target, &sink{}, m)); got > want {
+			t.Errorf("QoS %d: %v allocations, want %v", qos, got, want)
+		}
+		w.stop()
+	}
+}
+
+func BenchmarkDirect(b *testing.B) {
+	for qos := range 2 {
+		b.Run([]string{"qos0", "qos1"}[qos], func(b *testing.B) {
+			w, target := directWorld(b)
+			defer w.stop()
+			m := message("a/p2p/dev", 1, 1, mq.QoS(qos), false)
+			m.Payload = append(m.Payload, make([]byte, 56)...)
+			send := direct(w, target, &sink{}, m)
+			b.ReportAllocs()
+			for b.Loop() {
+				send()
+			}
+		})
+	}
+}
