@@ -151,8 +151,17 @@ func (c *conn) hangUp() {
 	_ = c.nc.Close()
 }
 
-// abort closes at once.
-func (c *conn) abort() { _ = c.nc.Close() }
+// abort ends the connection at once; the reader notices, and closes. On TCP it
+// does not call Close itself: that waits for the reader to leave RawConn.Read,
+// and the caller may be the reader.
+func (c *conn) abort() {
+	if tcp, ok := c.nc.(*net.TCPConn); ok {
+		_ = tcp.CloseRead()
+		_ = tcp.CloseWrite()
+		return
+	}
+	_ = c.nc.Close()
+}
 
 // end is the last thing of a connection: the session learns of it, the will
 // is published, the log line written.

@@ -299,7 +299,7 @@ func (c *conn) broken(err error) {
 	o.mu.Unlock()
 	c.setReason("write error: " + err.Error())
 	c.wake()
-	_ = c.nc.Close()
+	c.abort()
 }
 
 // Close implements broker.Conn: DISCONNECT for MQTT 5, then close.
