@@ -48,8 +48,8 @@ type listening struct {
 const shutdownTime = 15 * time.Second
 
 // startServer opens the store and starts everything but the listeners.
-func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (s *server, err error) {
-	s = &server{cfg: cfg, log: log}
+func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server, err error) {
+	s := &server{cfg: cfg, log: log}
 	defer func() {
 		if err != nil {
 			s.close()

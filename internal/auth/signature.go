@@ -3,7 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // the original service's scheme
+	"crypto/sha1"
 	"crypto/subtle"
 	"encoding/base64"
 	"strings"

@@ -84,8 +84,8 @@ type Limits struct {
 	TopicLength           int           `key:"topic-length" min:"1" max:"65535" doc:"longest topic name in bytes"`
 	Inflight              int           `key:"inflight" min:"1" max:"65535" doc:"unacknowledged messages to a 3.1 or 3.1.1 client"`
 	ReceiveMaximum        int           `key:"receive-maximum" min:"1" max:"65535" doc:"unacknowledged messages from an MQTT 5 client"`
-	Connections           int           `key:"connections" min:"0" doc:"0: as many as file descriptors allow"`
-	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"0: no limit"`
+	Connections           int           `key:"connections" min:"0" doc:"open at a time; 0: as many as file descriptors allow"`
+	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"open at a time; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
 	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`

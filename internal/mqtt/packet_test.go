@@ -295,6 +295,31 @@ func TestSlicesAreCapped(t *testing.T) {
 	}
 }
 
+// Decode must not rely on Split for the one flag that Split checks too.
+func TestDecodeChecksQoS(t *testing.T) {
+	var p Publish
+	for _, v := range versions {
+		if err := p.Decode(0x36, unhex(t, "0001 61 0001 00"), v); err != errQoS {
+			t.Errorf("%v: %v", v, err)
+		}
+	}
+	if _, _, _, _, err := Split([]byte{0x36}, 10); err != errQoS { // before the length is there
+		t.Errorf("Split: %v", err)
+	}
+}
+
+// [MQTT-3.3.1-2]
+func TestNoDupWithQoS0(t *testing.T) {
+	for _, v := range versions {
+		for qos, want := range []byte{0x30, 0x3A, 0x3C} {
+			p := &Publish{Dup: true, QoS: byte(qos), PacketID: 1, Topic: []byte("t")}
+			if b := p.Append(nil, v); b[0] != want {
+				t.Errorf("%v QoS %d: first byte %02X, want %02X", v, qos, b[0], want)
+			}
+		}
+	}
+}
+
 func TestStrings(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
 		{V311.String(), "3.1.1"},
@@ -303,9 +328,11 @@ func TestStrings(t *testing.T) {
 		{PacketType(16).String(), "packet type 16"},
 		{CodeQuotaExceeded.String(), "quota exceeded"},
 		{ReasonCode(0x03).String(), "reason code 0x03"},
+		{ReasonCode(0xA3).String(), "reason code 0xA3"},
 		{ReasonCode(0xFF).String(), "reason code 0xFF"},
 		{PropWillDelay.String(), "will delay interval"},
 		{Prop(0x04).String(), "property 0x04"},
+		{Prop(0x2B).String(), "property 0x2B"},
 		{ErrTooLarge.Error(), "packet too large: larger than the limit"},
 		{CodeOf(fmt.Errorf("read: %w", errQoS)).String(), "malformed packet"},
 		{CodeOf(errors.New("else")).String(), "unspecified error"},

@@ -76,7 +76,7 @@ func (p *Properties) Unset(id Prop) {
 }
 
 // Reset removes all properties. The memory is kept for the next Decode.
-func (p *Properties) Reset() { *p = Properties{scratch: p.scratch[:0]} }
+func (p *Properties) Reset() { *p = Properties{scratch: p.scratch} }
 
 // Empty reports whether there is no property.
 func (p *Properties) Empty() bool { return p.present&^(1<<PropUser) == 0 && len(p.User) == 0 }

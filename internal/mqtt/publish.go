@@ -36,7 +36,7 @@ func (p *Publish) Decode(first byte, body []byte, v Version) error {
 		QoS:             first >> 1 & 0x03,
 		Retain:          first&0x01 != 0,
 		SubscriptionIDs: p.SubscriptionIDs[:0],
-		scratch:         p.scratch[:0],
+		scratch:         p.scratch,
 	}
 	r := open(first, body, v)
 	p.Topic = r.text() // [MQTT-3.3.2-1]

@@ -1,11 +1,14 @@
 package mqtt
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // readTable reads a file of rows with columns between bars.
@@ -153,31 +156,71 @@ func checkProperty(t *testing.T, row []string, name string, in PacketType) {
 	}
 }
 
-// Each value of each property arrives in its own field.
+// Each property arrives in its own field.
 func TestPropertyFields(t *testing.T) {
+	text, number := []byte("x"), uint32(0x01020304)
 	for _, c := range []struct {
-		in    PacketType
-		bytes string
-		want  string
+		in   PacketType
+		hex  string
+		want Properties
 	}{
-		{CONNECT, "11 01020304", "session expiry interval=16909060"},
-		{CONNECT, "27 01020304", "maximum packet size=16909060"},
-		{CONNECT, "21 0102", "receive maximum=258"},
-		{CONNECT, "22 0102", "topic alias maximum=258"},
-		{CONNECT, "17 01", "request problem information=true"},
-		{CONNECT, "19 00", "request response information=false"},
-		{CONNACK, "13 0102", "server keep alive=258"},
-		{CONNACK, "1A 0001 78", `response information="x"`},
-		{SUBSCRIBE, "0B FFFFFF7F", "subscription identifier=268435455"},
-		{will, "18 01020304", "will delay interval=16909060"},
-		{will, "02 01020304", "message expiry interval=16909060"},
+		{will, "01 01", Properties{PayloadFormat: 1}},
+		{will, "02 01020304", Properties{MessageExpiry: number}},
+		{will, "03 0001 78", Properties{ContentType: text}},
+		{will, "08 0001 78", Properties{ResponseTopic: text}},
+		{will, "09 0001 78", Properties{CorrelationData: text}},
+		{SUBSCRIBE, "0B FFFFFF7F", Properties{SubscriptionID: maxRemaining}},
+		{CONNECT, "11 01020304", Properties{SessionExpiry: number}},
+		{CONNACK, "12 0001 78", Properties{AssignedClientID: text}},
+		{CONNACK, "13 0102", Properties{ServerKeepAlive: 0x0102}},
+		{CONNECT, "15 0001 78", Properties{AuthMethod: text}},
+		{CONNECT, "16 0001 78", Properties{AuthData: text}},
+		{CONNECT, "17 01", Properties{RequestProblemInfo: true}},
+		{will, "18 01020304", Properties{WillDelay: number}},
+		{CONNECT, "19 01", Properties{RequestResponseInfo: true}},
+		{CONNACK, "1A 0001 78", Properties{ResponseInfo: text}},
+		{CONNACK, "1C 0001 78", Properties{ServerReference: text}},
+		{CONNACK, "1F 0001 78", Properties{ReasonString: text}},
+		{CONNECT, "21 0102", Properties{ReceiveMaximum: 0x0102}},
+		{CONNECT, "22 0102", Properties{TopicAliasMaximum: 0x0102}},
+		{CONNACK, "24 01", Properties{MaximumQoS: 1}},
+		{CONNACK, "25 01", Properties{RetainAvailable: true}},
+		{CONNECT, "26 0001 78 0001 78", Properties{User: AppendUserProperty(nil, "x", "x")}},
+		{CONNECT, "27 01020304", Properties{MaximumPacketSize: number}},
+		{CONNACK, "28 01", Properties{WildcardAvailable: true}},
+		{CONNACK, "29 01", Properties{SubscriptionIDAvailable: true}},
+		{CONNACK, "2A 01", Properties{SharedAvailable: true}},
 	} {
-		var p Properties
-		if err := p.decodeAll(unhex(t, c.bytes), c.in); err != nil {
-			t.Fatalf("%s: %v", c.bytes, err)
+		b := unhex(t, c.hex)
+		if Prop(b[0]) != PropUser {
+			c.want.Set(Prop(b[0]))
 		}
-		if got := describeProperties(&p); got != c.want {
-			t.Errorf("%s: got %s, want %s", c.bytes, got, c.want)
+		var p Properties
+		if err := p.decodeAll(b, c.in); err != nil {
+			t.Fatalf("%s: %v", c.hex, err)
+		}
+		if diff := cmp.Diff(c.want, p, sameFields); diff != "" || !p.Has(Prop(b[0])) {
+			t.Errorf("%s: %s", c.hex, diff)
+		}
+		if got := p.append(nil); !bytes.Equal(got[1:], b) || int(got[0]) != len(b) {
+			t.Errorf("%s becomes %x", c.hex, got)
+		}
+	}
+}
+
+// User properties between others are put together, each time anew.
+func TestScatteredUserProperties(t *testing.T) {
+	var p Properties
+	for _, c := range []struct{ hex, want string }{
+		{"26 0001 61 0000 21 0001 26 0001 62 0000 22 0002 26 0001 63 0000", `user "a"="", user "b"="", user "c"=""`},
+		{"26 0001 64 0000 22 0002 21 0001 26 0001 65 0000", `user "d"="", user "e"=""`},
+		{"21 0001 26 0001 66 0000 26 0001 67 0000 22 0002", `user "f"="", user "g"=""`},
+	} {
+		if err := p.decodeAll(unhex(t, c.hex), CONNECT); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := describeProperties(&p), "receive maximum=1, topic alias maximum=2, "+c.want; got != want {
+			t.Errorf("%s: got %s, want %s", c.hex, got, want)
 		}
 	}
 }
@@ -211,6 +254,9 @@ func TestCodeTable(t *testing.T) {
 			}
 			if err != nil && CodeOf(err) != CodeProtocolError {
 				t.Errorf("%v with code %02X: %v", typ, code, err)
+			}
+			if got := ReasonCode(code).Failed(); got != (code >= 0x80) {
+				t.Errorf("code %02X failed: %v", code, got)
 			}
 			if got := ReasonCode(code).ValidIn(typ); got != want {
 				t.Errorf("code %02X valid in %v: %v", code, typ, got)

@@ -83,7 +83,7 @@ func (e *DisconnectedError) Error() string {
 }
 
 func explain(text, reason, reference string) string {
-	if reason != "" {
+	if reason != "" && reason != text {
 		text += " (" + reason + ")"
 	}
 	if reference != "" {

@@ -116,6 +116,8 @@ func (c *conn) ended(err error) {
 	var p *mqtt.Error
 	switch {
 	case errors.Is(err, errClosing):
+	case errors.Is(err, errRejected):
+		c.linger()
 	case errors.As(err, &p):
 		c.disconnect(p.Code, p.Error())
 		c.linger()
@@ -131,7 +133,8 @@ func (c *conn) ended(err error) {
 }
 
 // linger lets the client read the last packet: data that it has sent and
-// nobody reads would make the kernel throw the packet away.
+// nobody reads would make the kernel throw the packet away. It must not be
+// called inside readAll, which owns the socket's reading side.
 func (c *conn) linger() {
 	_ = c.nc.SetReadDeadline(time.Now().Add(c.srv.opt.CloseGrace))
 	var waste [512]byte

@@ -34,6 +34,9 @@ func (c *conn) handshake() error {
 	return err
 }
 
+// errRejected is errClosing for a connection that must still read its CONNACK.
+var errRejected = errors.New("rejected")
+
 // errAccepted makes readAll return after CONNECT: the next goroutine goes on.
 var errAccepted = errors.New("accepted")
 
@@ -70,8 +73,7 @@ func (c *conn) reject(code mqtt.ReasonCode, reason string, b *broker.Batch) erro
 	b.Flush()
 	c.closeSoon(reason, b)
 	b.Flush()
-	c.linger()
-	return errClosing
+	return errRejected
 }
 
 // connect handles a decoded CONNECT.

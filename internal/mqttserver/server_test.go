@@ -441,6 +441,23 @@ func waitClosed(t *testing.T, s *Server) {
 	}
 }
 
+// TestRefusedConnectIsClosed: with its CONNACK, and at once when the client goes.
+func TestRefusedConnectIsClosed(t *testing.T) {
+	s, addr := serve(t, func(o *Options) { o.CloseGrace = time.Minute })
+	for _, v := range []mqtt.Version{mqtt.V311, mqtt.V31} {
+		p := dial(t, addr, v)
+		p.send(&mqtt.Connect{Version: v}, &mqtt.Disconnect{}) // no client ID, not clean
+		var ack mqtt.Connack
+		p.expect(mqtt.CONNACK, func(first byte, body []byte) error { return ack.Decode(first, body, v) })
+		if ack.Code != mqtt.ReturnIdentifierRejected {
+			t.Fatalf("CONNACK %v", ack.Code)
+		}
+		p.expectClose(0)
+		_ = p.Close()
+		waitClosed(t, s)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	s, addr := serve(t, func(o *Options) { o.PerAddress = 2; o.ConnectTimeout = 100 * time.Millisecond })
 	connect(t, addr, "one", mqtt.V311)

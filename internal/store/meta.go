@@ -59,13 +59,17 @@ const (
 // this process, and kill -9 would lose them.)
 func openMeta(fs vfs.FS, dir string, mode SyncMode, interval time.Duration, log *slog.Logger) (*meta, error) {
 	m := &meta{log: log}
-	m.fs = newMetaFS(fs, mode, interval, m.fail)
+	m.fs = newMetaFS(fs, mode, m.fail)
+	m.fs.start(interval)
 	db, err := pebble.Open(dir, metaOptions(m.fs, &metaLogger{log: log, fatal: m.fatal}))
 	if err != nil {
 		m.fs.stop()
 		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
 	}
 	m.db = db
+	if e := m.failed.Load(); e != nil {
+		return nil, errors.Join(e, m.close())
+	}
 	return m, nil
 }
 
@@ -168,7 +172,7 @@ func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
 // DeleteSession removes a session and its subscriptions, as one unit.
 func (s *Store) DeleteSession(clientID string) error {
 	b := s.meta.db.NewBatch()
-	err := b.Delete(sessionKey(clientID), nil)
+	err := b.Delete(sessionKey(clientID), nil) // fails for a closed batch only
 	if err == nil {
 		// One by one: most sessions have few, and a range tombstone for each
 		// session that ends would cost every later reader.
@@ -176,7 +180,7 @@ func (s *Store) DeleteSession(clientID string) error {
 	}
 	if err != nil {
 		b.Close()
-		return metaError(err)
+		return err
 	}
 	return s.meta.commit(b)
 }

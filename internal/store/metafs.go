@@ -33,16 +33,20 @@ type metaFS struct {
 var errFrozen = errors.New("the store has failed and takes no more changes")
 
 // newMetaFS wraps fs. failed is told of a sync that fails behind Pebble's back.
-func newMetaFS(fs vfs.FS, mode SyncMode, interval time.Duration, failed func(error)) *metaFS {
-	m := &metaFS{FS: fs, mode: mode, failed: failed, open: map[*walFile]struct{}{}, quit: make(chan struct{})}
-	if mode == SyncInterval {
-		if interval <= 0 {
-			interval = 100 * time.Millisecond
-		}
-		m.wg.Add(1)
-		go m.syncEvery(interval)
+func newMetaFS(fs vfs.FS, mode SyncMode, failed func(error)) *metaFS {
+	return &metaFS{FS: fs, mode: mode, failed: failed, open: map[*walFile]struct{}{}, quit: make(chan struct{})}
+}
+
+// start begins the periodic syncs of SyncInterval.
+func (m *metaFS) start(interval time.Duration) {
+	if m.mode != SyncInterval {
+		return
 	}
-	return m
+	if interval <= 0 {
+		interval = 100 * time.Millisecond
+	}
+	m.wg.Add(1)
+	go m.syncEvery(interval)
 }
 
 func (m *metaFS) freeze() { m.frozen.Store(true) }

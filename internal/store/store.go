@@ -85,8 +85,8 @@ func Open(o Options) (_ *Store, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open store: make %s: %w", o.Dir, err)
+	if err := inboxlog.MakeDir(o.FS, o.Dir); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{}
 	if s.lock, err = lockDir(o.FS, o.Dir); err != nil {
@@ -109,11 +109,6 @@ func Open(o Options) (_ *Store, err error) {
 		s.meta.close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if err := syncDirs(o.FS, o.Dir, o.FS.PathDir(o.Dir)); err != nil {
-		s.inboxes.Close()
-		s.meta.close()
-		return nil, fmt.Errorf("open store: %w", err)
-	}
 	return s, nil
 }
 
@@ -125,22 +120,6 @@ func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 		return nil, fmt.Errorf("%s is in use: another homing has %s locked; stop it first: %w", dir, name, err)
 	}
 	return lock, nil
-}
-
-// syncDirs makes the names in the given directories durable.
-func syncDirs(fs vfs.FS, dirs ...string) error {
-	for _, dir := range dirs {
-		d, err := fs.OpenDir(dir)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", dir, err)
-		}
-		err = d.Sync()
-		d.Close()
-		if err != nil {
-			return fmt.Errorf("sync %s: %w", dir, err)
-		}
-	}
-	return nil
 }
 
 // Close writes and syncs what is queued, waits for the last Done, and closes

@@ -31,6 +31,7 @@ type committer struct {
 	noNext  error // rotating failed during this queue
 	targets []target
 	sharing []int
+	moved   []moved
 
 	pace pace
 }
@@ -172,21 +173,29 @@ func (c *committer) save(from, to, group int, err error, info *CommitInfo) {
 // nobody waits for, without a put, is kept for the next commit.
 func (c *committer) giveUp(i, n int, err error) {
 	ops := c.ops[i : i+n]
-	final := c.l.failed.Load() != nil
+	final, before := c.l.failed.Load() != nil, len(c.carry)
+	if ops[0].Kind == kindNone {
+		return
+	}
 	if final && ops[0].Kind == kindForget {
 		return // there is nothing to write for it
 	}
-	if !final && !hasPut(ops) && !c.owned(i, i+n) && ops[0].Kind != kindNone {
+	if !final && !hasPut(ops) && !c.owned(i, i+n) {
 		if n > 1 {
 			c.carryGroups = append(c.carryGroups, span{len(c.carry), len(c.carry) + n})
 		}
 		c.carry = append(c.carry, ops...)
 	}
+	told := false
 	for k := range ops {
 		if ops[k].Owner != nil {
 			c.refused = append(c.refused, refusal{ops[k], err})
+			told = true
 		}
 		ops[k] = mq.Op{}
+	}
+	if kept := len(c.carry) > before; !told && !kept {
+		c.l.log.Error("an op nobody waits for is dropped", "error", err)
 	}
 }
 
@@ -267,11 +276,12 @@ func (c *committer) rotate() error {
 		return writeError(old.path, err)
 	}
 	l.tail.mu.Lock()
+	sealAt := l.tail.end
 	l.tail.unsynced = append(l.tail.unsynced, old)
 	l.tail.active, l.tail.end = p.seg, segmentHeaderSize
 	l.tail.mu.Unlock()
 	l.ix.mu.Lock()
-	old.sealed = true
+	old.sealed, old.sealAt, old.commit = true, sealAt, c.number
 	l.ix.segs = append(l.ix.segs, p.seg)
 	l.segments.Store(int64(len(l.ix.segs)))
 	l.ix.mu.Unlock()

@@ -27,6 +27,8 @@ type Log struct {
 	prep   preparer
 	commit committer // used by the committer's goroutine only
 
+	leftovers []string // files to remove once the log is open
+
 	syncMu  sync.Mutex    // held while syncing
 	durable atomic.Uint64 // position: everything before it is synced
 	failed  atomic.Pointer[mq.Error]
@@ -40,6 +42,7 @@ type Log struct {
 	completions chan completion
 	doneFree    chan []mq.Op  // slices for completions to use again
 	tidyC       chan struct{} // capacity 1: there may be something to tidy
+	tidyAfter   time.Time     // freeing a segment has failed; the keeper's own
 	stop        chan struct{} // closed by Close
 	wg          sync.WaitGroup
 	completerWG sync.WaitGroup

@@ -25,7 +25,7 @@ type Options struct {
 	FS           vfs.FS // default: the operating system's
 	Sync         SyncMode
 	SyncInterval time.Duration // default 100 ms
-	// SegmentSize in bytes, default 64 MiB, 64 KiB to 1 GiB. With a DiskLimit
+	// SegmentSize in bytes, default 64 MiB, 16 KiB to 1 GiB. With a DiskLimit
 	// it is at most an eighth of that.
 	SegmentSize int64
 	// Retention is how long an entry is kept at most; 0: for ever. Expired
@@ -42,6 +42,8 @@ type Options struct {
 	Done func(ops []mq.Op, err error)
 
 	Observer Observer
+
+	slack int64 // segments the log may have however little is live; tests lower it
 }
 
 // Observer is told what the log does. Nil functions are not called. They must
@@ -75,7 +77,7 @@ type Metrics struct {
 
 const (
 	defaultSegmentSize = 64 << 20
-	minSegmentSize     = 64 << 10
+	minSegmentSize     = 16 << 10
 	maxSegmentSize     = 1 << 30
 	defaultInterval    = 100 * time.Millisecond
 
@@ -108,6 +110,9 @@ func (o *Options) setDefaults() {
 		o.SegmentSize = min(o.SegmentSize, o.DiskLimit/8)
 	}
 	o.SegmentSize = min(max(o.SegmentSize, minSegmentSize), maxSegmentSize) &^ (frameAlign - 1)
+	if o.slack == 0 {
+		o.slack = slack
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

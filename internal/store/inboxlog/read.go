@@ -161,7 +161,7 @@ func (l *Log) Read(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entry, 
 		dst[first+i].Record = buf[rec : rec+int(w.size) : rec+int(w.size)]
 		bytes += int64(w.size)
 	}
-	unpin(*list)
+	l.unpin(*list)
 	if f := l.opts.Observer.Read; f != nil {
 		f(time.Since(start), n, bytes)
 	}
@@ -199,9 +199,11 @@ func (l *Log) collect(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entr
 	return dst, list
 }
 
-func unpin(list []wanted) {
+func (l *Log) unpin(list []wanted) {
 	for i := range list {
-		list[i].seg.pins.Add(-1)
+		if s := list[i].seg; s.pins.Add(-1) == 0 && s.wanted.Load() {
+			l.tidySoon()
+		}
 	}
 }
 

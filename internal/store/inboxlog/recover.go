@@ -11,8 +11,8 @@ import (
 // recover fills the index from the files of the log's directory, cuts a torn
 // tail and sets the log up to go on writing. The reasoning is in doc.go.
 func (l *Log) recover() error {
-	if err := l.fs.MkdirAll(l.dir, 0o700); err != nil {
-		return fmt.Errorf("make %s: %w", l.dir, err)
+	if err := MakeDir(l.fs, l.dir); err != nil {
+		return err
 	}
 	hints, err := l.list()
 	if err != nil {
@@ -31,6 +31,7 @@ func (l *Log) recover() error {
 	if err := r.settle(end); err != nil {
 		return err
 	}
+	l.removeLeftovers()
 	for id := uint32(1); id < l.ix.top; id++ {
 		l.ix.free(id)
 	}
@@ -40,7 +41,7 @@ func (l *Log) recover() error {
 	return nil
 }
 
-// list finds the segments, hints and spares, and removes what nobody needs.
+// list finds the segments, hints and spares, and what nobody needs.
 func (l *Log) list() (hints map[uint32]bool, err error) {
 	names, err := l.fs.List(l.dir)
 	if err != nil {
@@ -73,18 +74,24 @@ func (l *Log) list() (hints map[uint32]bool, err error) {
 			delete(hints, n)
 		}
 	}
-	for _, name := range leftovers {
-		if err := l.fs.Remove(l.join(name)); err != nil {
-			l.log.Warn("cannot remove a file left over", "file", l.join(name), "error", err)
-		}
-	}
 	slices.SortFunc(l.ix.segs, func(a, b *segment) int { return cmp.Compare(a.epoch, b.epoch) })
 	for i, s := range l.ix.segs {
 		if want := l.ix.segs[0].epoch + uint32(i); s.epoch != want {
 			return nil, &CorruptError{File: l.join(segmentName(want)), Reason: "the segment is missing"}
 		}
 	}
+	l.leftovers = leftovers
 	return hints, nil
+}
+
+// removeLeftovers removes what list found to be of no use.
+func (l *Log) removeLeftovers() {
+	for _, name := range l.leftovers {
+		if err := l.fs.Remove(l.join(name)); err != nil {
+			l.log.Warn("cannot remove a file left over", "file", l.join(name), "error", err)
+		}
+	}
+	l.leftovers = nil
 }
 
 // recovery is the state of reading the log from its start.
@@ -127,7 +134,7 @@ func (r *recovery) replay(hints map[uint32]bool) (end, error) {
 				return end{}, err
 			}
 			if sealed {
-				s.sealed = true
+				s.sealed, s.sealAt, s.commit = true, e.offset, r.commit
 				continue
 			}
 		}
@@ -304,7 +311,7 @@ func (l *Log) toSpare(s *segment) error {
 	if err := l.syncDir(); err != nil {
 		return err
 	}
-	if fi.Size() <= l.opts.SegmentSize && l.spares.count() < maxSpares {
+	if fi.Size() <= l.opts.SegmentSize && l.wantsSpare() {
 		l.spares.add(path)
 		return nil
 	}
@@ -312,4 +319,13 @@ func (l *Log) toSpare(s *segment) error {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
+}
+
+// wantsSpare reports whether there is room for one more spare.
+func (l *Log) wantsSpare() bool {
+	n := int64(l.spares.count())
+	if l.opts.DiskLimit > 0 && (l.segments.Load()+n)*l.opts.SegmentSize > l.opts.DiskLimit {
+		return false
+	}
+	return n < maxSpares
 }

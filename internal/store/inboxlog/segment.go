@@ -39,20 +39,22 @@ type segment struct {
 	file  vfs.File // nil once closed
 	size  int64    // no frame reaches beyond
 
-	pins atomic.Int32 // reads under way; raised under index.mu only
+	pins   atomic.Int32 // reads under way; raised under index.mu only
+	wanted atomic.Bool  // the keeper waits for pins to fall to 0
 
 	// Guarded by index.mu.
 	entries int   // live, with the record here
 	claims  int   // held, on the evidence of an op here
 	bytes   int64 // still needed, by estimate
 	sealed  bool
-	hinted  bool // has a hint file, or is not worth one
+	hinted  bool   // has a hint file, or is not worth one
+	sealAt  int64  // once sealed: offset of the seal
+	commit  uint64 // once sealed: the highest number in it
 }
 
-// idle reports whether nothing needs the segment. Locked: index.mu.
-func (s *segment) idle() bool {
-	return s.sealed && s.entries == 0 && s.claims == 0 && s.pins.Load() == 0
-}
+// idle reports whether nothing needs the segment, reads under way aside.
+// Locked: index.mu.
+func (s *segment) idle() bool { return s.sealed && s.entries == 0 && s.claims == 0 }
 
 func segmentName(epoch uint32) string { return fmt.Sprintf("%010d", epoch) + segmentSuffix }
 func hintName(epoch uint32) string    { return fmt.Sprintf("%010d", epoch) + hintSuffix }
@@ -88,9 +90,14 @@ func (s *segment) header(now time.Time) []byte {
 	le.PutUint64(b[16:], s.salt)
 	le.PutUint64(b[24:], uint64(s.size))
 	le.PutUint64(b[32:], uint64(now.UnixMilli()))
-	le.PutUint32(b[44:], crc32.Checksum(b[:44], castagnoli))
+	putHeaderCRC(b)
 	copy(b[headerCopyAt:], b[:headerBytes])
 	return b
+}
+
+// putHeaderCRC completes the header of a segment or hint.
+func putHeaderCRC(b []byte) {
+	binary.LittleEndian.PutUint32(b[44:], crc32.Checksum(b[:44], castagnoli))
 }
 
 // errBadHeader says that neither copy of a segment's header is intact.
@@ -150,6 +157,35 @@ func (l *Log) makeSegment(from string, epoch uint32, size int64) (_ *segment, er
 		return nil, l.fail(s.path, err)
 	}
 	return s, nil
+}
+
+// MakeDir makes a directory and its parents, durably. What exists is synced,
+// too: a process that made it may have been killed before it did.
+func MakeDir(fs vfs.FS, dir string) error {
+	var parents []string // of what is missing, and of dir
+	for p := dir; ; {
+		parent := fs.PathDir(p)
+		parents = append(parents, parent)
+		if _, err := fs.Stat(parent); err == nil || parent == p {
+			break
+		}
+		p = parent
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	for _, p := range parents {
+		d, err := fs.OpenDir(p)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", p, err)
+		}
+		err = d.Sync()
+		d.Close()
+		if err != nil {
+			return fmt.Errorf("sync %s: %w", p, err)
+		}
+	}
+	return nil
 }
 
 // syncDir makes renames in the log's directory durable.

@@ -1,16 +1,21 @@
 package inboxlog
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
+	"slices"
+	"time"
 )
 
-type moves struct{ done chan error }
+const (
+	moveBytes = 1 << 20  // of records moved with one commit
+	moveRate  = 64 << 20 // bytes per second, unless space is short
+	slack     = 4        // segments the log may have however little is live
+	retryTidy = time.Minute
+)
 
-func (c *committer) commitMoves(*moves) error { return nil }
-
-func (l *Log) wantsTidy() bool { return false }
-
+// tidySoon wakes the keeper.
 func (l *Log) tidySoon() {
 	select {
 	case l.tidyC <- struct{}{}:
@@ -18,10 +23,273 @@ func (l *Log) tidySoon() {
 	}
 }
 
-// keep is the keeper's goroutine.
+// keep is the keeper's goroutine: it writes hints and gets space back.
 func (l *Log) keep() {
 	defer l.wg.Done()
-	<-l.stop
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-l.tidyC:
+			l.tidy()
+		}
+	}
+}
+
+// tidy does all there is to do now. Only one goroutine may call it.
+func (l *Log) tidy() {
+	for {
+		for l.retire() {
+		}
+		l.writeHints()
+		if !l.sparseNow() || !l.compact() || !l.retire() {
+			return
+		}
+	}
+}
+
+// wantsTidy reports whether tidy would find work. Locked: index.mu.
+func (l *Log) wantsTidy() bool {
+	return len(l.ix.segs) > 1 && l.ix.segs[0].idle() || l.sparse(2, l.opts.slack)
+}
+
+// sparse reports whether the log is larger than times what is live, plus some
+// segments, or whether it is at its limit and a quarter of it is dead. Locked:
+// index.mu.
+func (l *Log) sparse(times, segments int64) bool {
+	n := int64(len(l.ix.segs))
+	if n < 2 {
+		return false
+	}
+	used := n * l.opts.SegmentSize
+	if limit := l.maxSegments(); limit > 0 && n >= limit && l.ix.live < used/4*3 {
+		return true
+	}
+	return used > times*l.ix.live+segments*l.opts.SegmentSize
+}
+
+func (l *Log) sparseNow() bool {
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	return l.sparse(2, l.opts.slack)
+}
+
+// retire makes a spare of the oldest segment if nothing in it is needed, and
+// reports whether it did. Segments go strictly from the oldest end. So whatever
+// took effect on an entry (acknowledgement, clear, move) is never gone before
+// the put it refers to. It must be durable before, too.
+func (l *Log) retire() bool {
+	l.ix.mu.Lock()
+	s := l.ix.segs[0]
+	idle := len(l.ix.segs) > 1 && s.idle()
+	l.ix.mu.Unlock()
+	if !idle || time.Now().Before(l.tidyAfter) {
+		return false
+	}
+	// No read begins on an idle segment any more.
+	if s.wanted.Store(true); s.pins.Load() > 0 || l.syncAll() != nil {
+		return false // the last reader wakes the keeper
+	}
+	if err := l.toSpare(s); err != nil {
+		l.log.Error("cannot free a segment of the inbox log; trying again later", "file", s.path, "error", err)
+		l.tidyAfter = time.Now().Add(retryTidy)
+		return false
+	}
+	l.ix.mu.Lock()
+	l.ix.segs = slices.Delete(l.ix.segs, 0, 1)
+	l.segments.Store(int64(len(l.ix.segs)))
+	l.ix.mu.Unlock()
+	return true
+}
+
+// writeHints writes the hints that are missing. A failure costs time at the
+// next start only.
+func (l *Log) writeHints() {
+	l.ix.mu.Lock()
+	segs := slices.Clone(l.ix.segs)
+	l.ix.mu.Unlock()
+	for _, s := range segs {
+		l.ix.mu.Lock()
+		wanted := s.sealed && !s.hinted
+		s.hinted = s.hinted || wanted
+		l.ix.mu.Unlock()
+		if !wanted || l.stopping() {
+			continue
+		}
+		if err := l.writeHint(s); err != nil {
+			l.log.Warn("no hint for a segment: the next start will read all of it", "error", err)
+		}
+	}
+}
+
+func (l *Log) stopping() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return l.failed.Load() != nil
+	}
+}
+
+// moves are records for the committer to write again at the end of the log.
+type moves struct {
+	records []moveRecord
+	claims  []liveClaim
+	done    chan error
+}
+
+// moveRecord is one record and the entries that have it.
+type moveRecord struct {
+	liveEntry // of the first entry; the others share all but slot and seq
+	crc       uint32
+	bytes     []byte
+	entries   []liveEntry
+}
+
+// liveEntry is an entry in the segment that is emptied.
+type liveEntry struct {
+	slot   uint32
+	seq    uint64
+	offset uint32
+	size   uint32
+	put    uint32
+}
+
+type liveClaim struct {
+	slot   uint32
+	epoch  uint32
+	packet uint16
+}
+
+// compact moves everything live in the oldest segment to the end of the log
+// and reports whether the segment is empty now.
+//
+// The committer checks each entry again when it writes the move, before all
+// ops that wait, so a move never follows an acknowledgement of its entry.
+func (l *Log) compact() bool {
+	if time.Now().Before(l.tidyAfter) {
+		return false
+	}
+	l.ix.mu.Lock()
+	s := l.ix.segs[0]
+	sealed := s.sealed
+	l.ix.mu.Unlock()
+	if !sealed {
+		return false
+	}
+	entries, claims := l.liveIn(s)
+	slices.SortFunc(entries, func(a, b liveEntry) int { return cmp.Compare(a.offset, b.offset) })
+	err := l.move(s, entries, claims)
+	if errors.Is(err, errStopping) {
+		return false
+	}
+	if err != nil {
+		l.log.Error("cannot move messages out of an old segment; trying again later", "file", s.path, "error", err)
+		l.tidyAfter = time.Now().Add(retryTidy)
+		return false
+	}
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	return s.entries == 0 && s.claims == 0 // pinned at most for a moment
+}
+
+// liveIn returns what is live in s.
+func (l *Log) liveIn(s *segment) (entries []liveEntry, claims []liveClaim) {
+	ix := l.ix
+	epoch24 := s.epoch & (1<<24 - 1)
+	const chunk = 512
+	for from, more := uint32(1), true; more; from += chunk {
+		ix.mu.Lock()
+		more = from+chunk < ix.top
+		for id := from; id < min(from+chunk, ix.top); id++ {
+			slot := ix.slot(id)
+			es := ix.view(slot)
+			for i := range es {
+				if e := &es[i]; e.epoch24() == epoch24 && !e.dead() {
+					entries = append(entries, liveEntry{id, e.seq, e.offset, e.size, e.put})
+				}
+			}
+			for _, c := range ix.claimView(slot) {
+				if c.epoch == s.epoch {
+					claims = append(claims, liveClaim{id, c.epoch, c.packet})
+				}
+			}
+		}
+		ix.mu.Unlock()
+	}
+	return entries, claims
+}
+
+var errStopping = errors.New("the log is closing")
+
+// move reads the given entries, sorted by offset, and has them written again.
+func (l *Log) move(s *segment, entries []liveEntry, claims []liveClaim) error {
+	win := window{f: s.file, path: s.path}
+	mv := &moves{claims: claims, done: make(chan error, 1)}
+	bytes := 0
+	for len(entries) > 0 {
+		n := 1
+		for n < len(entries) && entries[n].offset == entries[0].offset {
+			n++
+		}
+		b, err := win.bytes(int64(entries[0].offset)-crcSize, crcSize+int(entries[0].size))
+		if err != nil {
+			return err
+		}
+		if len(b) < crcSize+int(entries[0].size) {
+			return &CorruptError{File: s.path, Offset: int64(entries[0].offset), Reason: "the file ends within a record"}
+		}
+		// The checksum goes along unchecked: a damaged record must not block
+		// the log, and stays recognizable as damaged.
+		c := cursor{b: b}
+		mv.records = append(mv.records, moveRecord{
+			liveEntry: entries[0], crc: c.u32(), bytes: slices.Clone(b[crcSize:]), entries: entries[:n],
+		})
+		entries = entries[n:]
+		if bytes += len(b) + opOverhead; bytes >= moveBytes {
+			if err := l.submitMoves(mv, bytes); err != nil {
+				return err
+			}
+			mv, bytes = &moves{done: mv.done}, 0
+		}
+	}
+	return l.submitMoves(mv, bytes)
+}
+
+// submitMoves has mv committed and waits for it; then so long that the rate is
+// kept, unless space is short.
+func (l *Log) submitMoves(mv *moves, bytes int) error {
+	start := time.Now()
+	if l.stopping() || !l.queue.move(mv) {
+		return errStopping
+	}
+	if err := <-mv.done; err != nil {
+		return err
+	}
+	l.ix.mu.Lock()
+	urgent := l.sparse(3, l.opts.slack+2)
+	l.ix.mu.Unlock()
+	pause := time.Duration(bytes)*time.Second/moveRate - time.Since(start)
+	if urgent || pause <= 0 {
+		return nil
+	}
+	select {
+	case <-l.stop:
+	case <-time.After(pause):
+	}
+	return nil
+}
+
+// move hands mv to the committer, unless the queue is closed.
+func (q *queue) move(mv *moves) bool {
+	q.mu.Lock()
+	closed := q.closed
+	if !closed {
+		q.moves = mv
+	}
+	q.mu.Unlock()
+	q.signal()
+	return !closed
 }
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

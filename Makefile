@@ -1,0 +1,52 @@
+# make build    bin/homing
+# make run      build, and start the server
+# make test     all tests; with RACE=1 under the race detector (needs a C compiler)
+# make lint     all checks
+# make fuzz     each fuzz target for FUZZTIME (10s)
+# make torture  kill -9 at random moments, for TORTURE (10m)
+# make bench    Go benchmarks
+
+export CGO_ENABLED ?= 0
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME ?= 10s
+TORTURE  ?= 10m
+
+GOLANGCI_VERSION = v2.15.0
+# The version is part of the name: a new one is installed, an old one not used.
+GOLANGCI = .bin/golangci-lint-$(GOLANGCI_VERSION)
+
+.PHONY: build run test lint fuzz torture bench
+
+build:
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/homing ./cmd/homing
+
+run: build
+	bin/homing serve
+
+test:
+	$(if $(RACE),CGO_ENABLED=1) go test -timeout 20m $(if $(RACE),-race) ./...
+
+lint: $(GOLANGCI)
+	@files=$$(gofmt -l cmd internal test); test -z "$$files" || { echo "not formatted, run gofmt -w on:"; echo "$$files"; exit 1; }
+	go vet ./...
+	$(GOLANGCI) run ./...
+	go mod tidy -diff
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/.bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv .bin/golangci-lint $@
+
+fuzz:
+	@for package in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+	    echo "$$package $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$package || exit 1; \
+	  done; \
+	done
+
+torture:
+	HOMING_TORTURE=$(TORTURE) go test -count 1 -v -timeout 0 -run '^TestKill' ./test
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...

@@ -1,0 +1,23 @@
+// Package test is the black box test: the real binary, other people's clients,
+// kill -9. It knows the contract (docs/p2p.md) and nothing of the code but the
+// codec.
+//
+//	server_test.go      a homing server: start, stop, kill, restart, metrics
+//	process_test.go     any program that runs beside the test
+//	peer_test.go        an MQTT client that shows every packet
+//	interop_test.go     other people's clients, one adapter each in interop_*_test.go
+//	kill_test.go        kill -9 at random moments; its senders, targets and ledger in kill_*_test.go
+//	stuck_test.go       a target that does not read
+//
+// The other files test one part of the contract each.
+//
+// The clients that are not Go are installed by clients/install.sh. Where one is
+// missing its tests are skipped and say so; with CI=true they fail.
+//
+// Environment:
+//
+//	HOMING_TEST_BINARY  test this binary instead of building one
+//	HOMING_TEST_RACE    1: build with the race detector
+//	HOMING_TEST_SEED    of the random choices of TestKill
+//	HOMING_TORTURE      how long TestKill goes on, 10m for example
+package test

@@ -1,0 +1,161 @@
+package test
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+// gate is open while the server is up.
+type gate struct {
+	mu sync.Mutex
+	ch chan struct{} // closed while open; nil: shut, nobody has asked
+	is bool
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.is && g.ch != nil {
+		close(g.ch)
+	}
+	g.is = true
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.is, g.ch = false, nil
+}
+
+// passable is closed when the gate is or gets open.
+func (g *gate) passable() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ch == nil {
+		g.ch = make(chan struct{})
+		if g.is {
+			close(g.ch)
+		}
+	}
+	return g.ch
+}
+
+// link is a connection of TestKill.
+type link struct {
+	conn    net.Conn
+	version mqtt.Version
+	in      chan any // closed at the end
+	stop    chan struct{}
+	present bool // session present
+}
+
+var errRefused = errors.New("the server refuses the connection")
+
+// linkUp connects, once. The reader starts after CONNACK.
+func (c *crash) linkUp(v mqtt.Version, how *mqtt.Connect) (*link, error) {
+	conn, err := net.DialTimeout("tcp", c.addr, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Write(how.Append(nil, v)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	r := bufio.NewReader(conn)
+	x, err := readPacket(r, v)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	ack, ok := x.(*mqtt.Connack)
+	if !ok || ack.Code != 0 {
+		conn.Close()
+		c.ledger.problem("%s: %v in answer to CONNECT: %+v", how.ClientID, errRefused, x)
+		return nil, errRefused
+	}
+	_ = conn.SetDeadline(time.Time{})
+	l := &link{conn: conn, version: v, in: make(chan any, 1024), stop: make(chan struct{}), present: ack.SessionPresent}
+	go l.read(c, string(how.ClientID), r)
+	return l, nil
+}
+
+func (l *link) read(c *crash, id string, r *bufio.Reader) {
+	defer close(l.in)
+	for {
+		x, err := readPacket(r, l.version)
+		if err != nil {
+			if strings.Contains(err.Error(), "the server sent") {
+				c.ledger.problem("%s: %v", id, err)
+			}
+			return
+		}
+		select {
+		case l.in <- x:
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+// send reports whether the connection took it.
+func (l *link) send(b []byte) bool {
+	if len(b) == 0 {
+		return true
+	}
+	_ = l.conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	_, err := l.conn.Write(b)
+	return err == nil
+}
+
+// drop closes without DISCONNECT and forgets what has not been looked at.
+func (l *link) drop() {
+	l.conn.Close()
+	close(l.stop)
+	for range l.in { //nolint:revive // until the reader has ended
+	}
+}
+
+// connect connects as soon as the server is there; nil: the run is over.
+func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) *link {
+	for {
+		select {
+		case <-c.up.passable():
+		case <-c.over:
+			return nil
+		}
+		l, err := c.linkUp(v, how)
+		if err == nil {
+			return l
+		}
+		select { // it has just been killed
+		case <-time.After(5 * time.Millisecond):
+		case <-c.over:
+			return nil
+		}
+	}
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+func containsAny(s string, words ...string) bool {
+	for _, w := range words {
+		if strings.Contains(s, w) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,223 @@
+package test
+
+import (
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+type targetKind struct {
+	name       string
+	version    mqtt.Version
+	clean      bool
+	receiveMax uint16        // MQTT 5; 0: the default
+	slow       time.Duration // the longest before it acknowledges
+	leaves     bool          // goes away and comes back
+	usurps     bool          // takes over its own connection
+	late       bool          // comes, leaves at once and is away until the end
+	unknown    bool          // does not connect before the end
+}
+
+var targetKinds = []targetKind{
+	{name: "prompt", version: mqtt.V5},
+	{name: "slow", version: mqtt.V311, slow: 80 * time.Millisecond},
+	{name: "leaves", version: mqtt.V5, leaves: true},
+	{name: "leaves3", version: mqtt.V311, leaves: true, slow: 30 * time.Millisecond},
+	{name: "usurps", version: mqtt.V5, usurps: true, slow: 5 * time.Millisecond},
+	{name: "narrow", version: mqtt.V5, receiveMax: 4, slow: 10 * time.Millisecond, leaves: true},
+	{name: "clean", version: mqtt.V5, clean: true, leaves: true, slow: 5 * time.Millisecond},
+	{name: "late", version: mqtt.V311, late: true},
+	{name: "unknown", version: mqtt.V5, unknown: true},
+}
+
+// crashTarget is a target of TestKill. It runs in one goroutine.
+type crashTarget struct {
+	c    *crash
+	id   string
+	kind targetKind
+	r    *rand.Rand
+
+	connected bool
+	held      map[uint16]entry // QoS 2: received, PUBREL has not come
+	acks      []dueAck         // in the order of the messages [MQTT-4.6.0-2]
+}
+
+type dueAck struct {
+	at time.Time
+	b  []byte
+}
+
+func newCrashTarget(c *crash, id string, kind targetKind, r *rand.Rand) *crashTarget {
+	return &crashTarget{c: c, id: id, kind: kind, r: r, held: make(map[uint16]entry)}
+}
+
+func (t *crashTarget) run() {
+	if t.kind.unknown {
+		t.await(t.c.draining)
+	}
+	l := t.connect()
+	for l != nil {
+		next := t.converse(l)
+		l.drop()
+		t.acks = nil
+		if t.kind.late {
+			t.await(t.c.draining)
+		}
+		if l = next; l == nil {
+			l = t.connect()
+		}
+	}
+}
+
+func (t *crashTarget) await(ch <-chan struct{}) {
+	select {
+	case <-ch:
+	case <-t.c.over:
+	}
+}
+
+// connect connects when the server is there; nil: the run is over.
+func (t *crashTarget) connect() *link {
+	how := &mqtt.Connect{ClientID: []byte(t.id), CleanStart: t.kind.clean}
+	if !t.kind.clean {
+		expires(never)(how)
+	}
+	if t.kind.receiveMax > 0 {
+		receiveMaximum(t.kind.receiveMax)(how)
+	}
+	l := t.c.connect(t.kind.version, how)
+	switch {
+	case l == nil:
+		return nil
+	case t.kind.clean:
+		clear(t.held)
+	case t.connected && !l.present:
+		t.c.ledger.problem("%s: the server has lost the session", t.id)
+		clear(t.held)
+	}
+	t.connected = true
+	return l
+}
+
+// converse goes on until the connection ends. It returns the connection that
+// took over, if that is why.
+func (t *crashTarget) converse(l *link) (next *link) {
+	var bored <-chan time.Time
+	if t.kind.leaves || t.kind.usurps {
+		bored = time.After(time.Duration(20+t.r.IntN(400)) * time.Millisecond)
+	} else if t.kind.late && !isClosed(t.c.draining) {
+		return nil
+	}
+	for {
+		select {
+		case x, ok := <-l.in:
+			if !ok {
+				return nil
+			}
+			t.handle(x, l.version)
+		case <-t.nextAck():
+		case <-bored:
+			if isClosed(t.c.draining) {
+				continue
+			}
+			if t.kind.usurps {
+				return t.connect()
+			}
+			t.goAway(l)
+			return nil
+		case <-t.c.over:
+			return nil
+		}
+		if !l.send(t.due()) {
+			return nil
+		}
+	}
+}
+
+// goAway leaves with or without DISCONNECT, for a while.
+func (t *crashTarget) goAway(l *link) {
+	if t.r.IntN(2) == 0 {
+		l.send((&mqtt.Disconnect{}).Append(nil, l.version))
+	}
+	l.conn.Close()
+	select {
+	case <-time.After(time.Duration(t.r.IntN(300)) * time.Millisecond):
+	case <-t.c.draining:
+	}
+}
+
+func (t *crashTarget) handle(x any, v mqtt.Version) {
+	switch x := x.(type) {
+	case *mqtt.Publish:
+		t.publish(x, v)
+	case *mqtt.Ack:
+		if x.Type != mqtt.PUBREL {
+			t.c.ledger.problem("%s: unexpected %v", t.id, show([]any{x}))
+			return
+		}
+		delete(t.held, x.PacketID)
+		t.ack(mqtt.PUBCOMP, x.PacketID, v)
+	case *mqtt.Disconnect: // this target has taken over
+	default:
+		t.c.ledger.problem("%s: unexpected %v", t.id, show([]any{x}))
+	}
+}
+
+// publish takes a message down before it is acknowledged. QoS 2 is told apart
+// by the packet identifier, as the standard has it.
+func (t *crashTarget) publish(m *mqtt.Publish, v mqtt.Version) {
+	if mark, ok := strings.CutPrefix(string(m.Payload), "mark "); ok {
+		t.c.ledger.seen(t.id, mark)
+		t.ack(mqtt.PUBACK, m.PacketID, v)
+		return
+	}
+	e, err := parseEntry(m)
+	if err != nil || e.target != t.id {
+		t.c.ledger.problem("%s: received %v: %v", t.id, show([]any{m}), err)
+		return
+	}
+	switch m.QoS {
+	case 0:
+		t.c.ledger.deliver(e)
+	case 1:
+		t.c.ledger.deliver(e)
+		t.ack(mqtt.PUBACK, m.PacketID, v)
+	case 2:
+		if before, ok := t.held[m.PacketID]; !ok {
+			t.c.ledger.deliver(e)
+			t.held[m.PacketID] = e
+		} else if before != e {
+			t.c.ledger.problem("%s: packet identifier %d is of %+v, and now of %+v", t.id, m.PacketID, before, e)
+		}
+		t.ack(mqtt.PUBREC, m.PacketID, v)
+	}
+}
+
+// ack queues an acknowledgement. Some targets let the server wait.
+func (t *crashTarget) ack(kind mqtt.PacketType, id uint16, v mqtt.Version) {
+	at := time.Now()
+	if t.kind.slow > 0 && !isClosed(t.c.draining) {
+		at = at.Add(time.Duration(t.r.Int64N(int64(t.kind.slow))))
+	}
+	t.acks = append(t.acks, dueAck{at, mqtt.AppendAck(nil, v, kind, id, 0)})
+}
+
+// nextAck fires when the next acknowledgement is due.
+func (t *crashTarget) nextAck() <-chan time.Time {
+	if len(t.acks) == 0 {
+		return nil
+	}
+	return time.After(time.Until(t.acks[0].at))
+}
+
+// due takes the acknowledgements that are due.
+func (t *crashTarget) due() (b []byte) {
+	now := time.Now()
+	for len(t.acks) > 0 && !t.acks[0].at.After(now) {
+		b = append(b, t.acks[0].b...)
+		t.acks = t.acks[1:]
+	}
+	return b
+}

@@ -1,0 +1,240 @@
+package test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+const (
+	killsPerMode = 9 // per `make test`, in each of the three sync modes
+
+	lifeTime  = 700 * time.Millisecond // the longest that a server lives
+	downTime  = 60 * time.Millisecond  // the longest that it is away
+	drainTime = 60 * time.Second       // the longest without any progress at the end
+)
+
+// TestKill: the server is killed with -9 at random moments, again and again,
+// while senders publish QoS 0, 1 and 2 to online and offline targets. At the
+// end everything is drained and the ledger closed: nothing that was
+// acknowledged is lost, QoS 2 does not come twice, the first deliveries from
+// each sender to each target are in the order sent.
+//
+// HOMING_TORTURE=10m goes on for that long. HOMING_TEST_SEED repeats the random
+// choices, though not the races.
+func TestKill(t *testing.T) {
+	for _, mode := range []string{"always", "interval", "os"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			newCrash(t, mode).run()
+		})
+	}
+}
+
+// crash is one run of TestKill.
+type crash struct {
+	t      testing.TB
+	mode   string
+	seed   uint64
+	s      *server
+	addr   string
+	ids    []string // of the targets
+	ledger *ledger
+
+	up        gate          // open while the server should be there
+	producing chan struct{} // closed: senders send no new messages
+	draining  chan struct{} // closed: targets stay connected and acknowledge at once
+	over      chan struct{} // closed: everybody goes home
+	senders   sync.WaitGroup
+	targets   sync.WaitGroup
+}
+
+func newCrash(t *testing.T, mode string) *crash {
+	seed := rand.Uint64()
+	if text := os.Getenv("HOMING_TEST_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &crash{
+		t: t, mode: mode, seed: seed, ledger: newLedger(),
+		producing: make(chan struct{}), draining: make(chan struct{}), over: make(chan struct{}),
+	}
+	// An own limit would push messages out; a short store-after stores more.
+	storeAfter := []string{"1ms", "20ms", "300ms"}[c.random(0).IntN(3)]
+	c.s = newServer(t, "store.sync="+mode, "store.sync-interval=20ms", "p2p.store-after="+storeAfter,
+		"p2p.inbox-limit=0", "p2p.inbox-bytes=0")
+	c.s.fixPorts()
+	c.addr = c.s.addr["mqtt"]
+	t.Logf("store.sync %s, store-after %s, seed %d", mode, storeAfter, seed)
+	return c
+}
+
+// random is a source of random choices, the same for the same seed and stream.
+func (c *crash) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed, stream)) }
+
+func (c *crash) run() {
+	c.launch()
+	c.startClients()
+	kills := c.massacre()
+	close(c.producing)
+	c.settle(kills)
+}
+
+// startClients starts everybody. Each sender sends to each target.
+func (c *crash) startClients() {
+	for i, kind := range targetKinds {
+		id := fmt.Sprintf("target-%d-%s", i, kind.name)
+		c.ids = append(c.ids, id)
+		c.targets.Go(newCrashTarget(c, id, kind, c.random(uint64(100+i))).run)
+	}
+	for i, kind := range senderKinds {
+		c.senders.Go(newCrashSender(c, fmt.Sprintf("sender-%d-%s", i, kind.name), kind, c.ids, c.random(uint64(200+i))).run)
+	}
+}
+
+// massacre kills and restarts the server, and returns how often.
+func (c *crash) massacre() int {
+	r := c.random(1)
+	limit := func(kills int, _ time.Time) bool { return kills < killsPerMode }
+	if testing.Short() {
+		limit = func(kills int, _ time.Time) bool { return kills < 2 }
+	}
+	if text := os.Getenv("HOMING_TORTURE"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		limit = func(_ int, began time.Time) bool { return time.Since(began) < d }
+	}
+	kills := 0
+	for began := time.Now(); limit(kills, began); kills++ {
+		c.pause(time.Duration(r.Int64N(int64(lifeTime))))
+		c.kill()
+		c.pause(time.Duration(r.Int64N(int64(downTime))))
+		c.s.launch()
+		if r.IntN(8) > 0 { // else it may be killed while it starts
+			c.awaitUp()
+		}
+	}
+	return kills
+}
+
+// pause is the random moment: nothing is waited for.
+func (c *crash) pause(d time.Duration) { time.Sleep(d) }
+
+func (c *crash) launch() {
+	c.s.launch()
+	c.awaitUp()
+}
+
+func (c *crash) awaitUp() {
+	if !c.s.listening() {
+		c.t.Fatalf("seed %d: the server does not start after a kill:\n%s", c.seed, c.s.tail())
+	}
+	c.up.open()
+}
+
+func (c *crash) kill() {
+	c.up.shut()
+	c.s.process.kill()
+	if out := c.s.tail(); containsAny(out, "panic", "DATA RACE", `"level":"ERROR"`) {
+		c.t.Errorf("seed %d: the server said\n%s", c.seed, out)
+	}
+}
+
+// settle drains everything, checks the ledger and looks once more after a last
+// kill: nothing may come again.
+func (c *crash) settle(kills int) {
+	c.awaitUp()
+	close(c.draining)
+	c.progress("the senders have their acknowledgements", waitGroup(&c.senders))
+	c.progress("everything acknowledged is delivered", c.when(func() bool { return c.ledger.missing() == 0 }))
+	c.kill()
+	c.s.launch()
+	c.awaitUp()
+	c.progress("the targets are back", c.mark())
+	close(c.over)
+	c.targets.Wait()
+	c.report(kills + 1)
+	if code := c.s.stop(); code != 0 {
+		c.t.Errorf("the server ended with %d:\n%s", code, c.s.tail())
+	}
+	if code, out := homing(c.t, "store", "check", "--data", c.s.dir+"/data"); code != 0 {
+		c.t.Errorf("homing store check: exit code %d\n%s", code, out)
+	}
+}
+
+// mark sends each target a last message, which comes behind everything that
+// waits for it.
+func (c *crash) mark() <-chan struct{} {
+	sender := c.s.connect(mqtt.V5, "marker", persistent)
+	for _, id := range c.ids {
+		if code := sender.publish("kill/p2p/"+id, "mark last", 1); code != 0 {
+			c.t.Errorf("the mark for %s: %v", id, code)
+		}
+	}
+	return c.when(func() bool { return c.ledger.marked("last") == len(c.ids) })
+}
+
+// when is closed once the ledger satisfies ok.
+func (c *crash) when(ok func() bool) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		for {
+			news := c.ledger.news()
+			if ok() {
+				close(done)
+				return
+			}
+			select {
+			case <-news:
+			case <-c.over:
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// progress waits for done as long as the ledger changes.
+func (c *crash) progress(what string, done <-chan struct{}) {
+	limit := time.NewTimer(drainTime)
+	for {
+		select {
+		case <-done:
+			return
+		case <-c.ledger.news():
+			limit.Reset(drainTime)
+		case <-limit.C:
+			close(c.over)
+			c.report(-1)
+			c.t.Fatalf("seed %d: in vain waited until %s", c.seed, what)
+		}
+	}
+}
+
+func (c *crash) report(kills int) {
+	sum, problems := c.ledger.close()
+	c.t.Logf("%-8s kills %d  sent %d  acknowledged %d  delivered %d  duplicates %d  QoS 2 twice %d  lost %d",
+		c.mode, kills, sum.sent, sum.acknowledged, sum.delivered, sum.duplicates, sum.twice, sum.lost)
+	for _, p := range problems {
+		c.t.Errorf("seed %d: %s", c.seed, p)
+	}
+}
+
+func waitGroup(wg *sync.WaitGroup) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	return done
+}
