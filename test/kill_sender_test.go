@@ -59,11 +59,14 @@ func (s *crashSender) run() {
 	for !s.finished() {
 		l := s.c.connect(s.kind.version, how)
 		if l == nil {
-			return
+			break
 		}
 		s.resume(l)
 		s.converse(l)
 		l.drop()
+	}
+	for _, u := range s.inflight {
+		s.c.ledger.problem("never answered: %+v, packet identifier %d, PUBREC %v", u.e, u.m.PacketID, u.released)
 	}
 }
 
@@ -75,7 +78,7 @@ func (s *crashSender) finished() bool {
 // original packet identifiers [MQTT-4.4.0-1].
 func (s *crashSender) resume(l *link) {
 	if !s.kind.persistent {
-		s.inflight = nil // nobody will ever know
+		s.inflight, s.lastID = nil, 0 // nobody will ever know
 		return
 	}
 	if s.connected && !l.present {

@@ -214,9 +214,12 @@ func (c *crash) progress(what string, done <-chan struct{}) {
 		case <-c.ledger.news():
 			limit.Reset(drainTime)
 		case <-limit.C:
+			_, page := c.s.get("/metrics")
 			close(c.over)
+			c.senders.Wait()
+			c.targets.Wait()
 			c.report(-1)
-			c.t.Fatalf("seed %d: in vain waited until %s", c.seed, what)
+			c.t.Fatalf("seed %d: in vain waited until %s; metrics:\n%s", c.seed, what, homingMetrics(page))
 		}
 	}
 }

@@ -208,6 +208,17 @@ func (s *server) metric(name string) float64 {
 	return 0
 }
 
+// homingMetrics is the part of a metrics page that is about messages and not 0.
+func homingMetrics(page string) string {
+	var b strings.Builder
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "homing_") && !strings.Contains(line, "_bucket{") && !strings.HasSuffix(line, " 0\n") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 // dropped is how many messages were dropped for a reason.
 func (s *server) dropped(reason string) int {
 	s.t.Helper()

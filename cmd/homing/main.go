@@ -24,8 +24,11 @@ import (
 // that may take a context.Context, cancelled by SIGINT and SIGTERM, and a
 // *console; its method Help() gives an example.
 type cli struct {
+	Bench   benchCmd   `cmd:"" help:"Measure a server."`
 	Config  configCmd  `cmd:"" help:"Show all settings, with their values and what they mean."`
+	Listen  listenCmd  `cmd:"" help:"Be a device: print the messages that arrive for a client ID."`
 	Passwd  passwdCmd  `cmd:"" help:"Add, change or delete a user."`
+	Send    sendCmd    `cmd:"" help:"Send a message to one client."`
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	Sign    signCmd    `cmd:"" help:"Show the user name and password of a client in signature mode."`
 	Version versionCmd `cmd:"" help:"Show the version."`

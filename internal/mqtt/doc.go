@@ -21,12 +21,16 @@
 //
 // # Ownership
 //
-// Decode copies nothing: byte slices of the struct alias the body given to it
-// and are valid as long as that is. Their capacity ends where they end, so
-// appending to one never writes into the body. Decode sets every field, so that
-// one struct can serve packet after packet; its memory is reused and it then
-// allocates nothing. A decoded struct that shall outlive its body must be
-// copied by its owner.
+// Byte slices of a decoded struct alias the body given to Decode and are valid
+// as long as that is. Their capacity ends where they end, so appending to one
+// never writes into the body. The exception are Publish.Props and
+// Properties.User if other properties stood between their parts: they then are
+// copied to memory of the struct, and valid until its next Decode.
+//
+// Decode sets every field, so that one struct can serve packet after packet; its
+// memory is reused and it then allocates nothing. After an error, unless it says
+// otherwise, the fields mean nothing. A struct that shall outlive its body must
+// be copied by its owner.
 //
 // No length field of the input leads to an allocation. Slices of filters,
 // reason codes and subscription identifiers grow by what is really there, which

@@ -158,6 +158,32 @@ func (m *metaFS) Rename(from, to string) error {
 	return m.FS.Rename(from, to)
 }
 
+// OpenDir implements vfs.FS.
+func (m *metaFS) OpenDir(name string) (vfs.File, error) {
+	f, err := m.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &metaDir{File: f, fs: m, name: name}, nil
+}
+
+// metaDir is a directory. Pebble panics when one cannot be synced; instead the
+// store fails. Pebble is told that all is well, which does no harm: it can
+// change nothing from then on.
+type metaDir struct {
+	vfs.File
+	fs   *metaFS
+	name string
+}
+
+// Sync implements vfs.File.
+func (d *metaDir) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		d.fs.failed(fmt.Errorf("sync %s: %w", d.name, err))
+	}
+	return nil
+}
+
 // metaFile is a file that cannot be written once the store has failed.
 type metaFile struct {
 	vfs.File
