@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -250,6 +251,11 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 	cfg, err := c.load(con, c.settings()...)
 	if err != nil {
 		return err
+	}
+	if con.env("GOGC") == "" {
+		// Most memory is idle connections: collecting garbage twice as often
+		// costs next to nothing, and half of what it leaves lying about.
+		debug.SetGCPercent(50)
 	}
 	log := newLogger(con, cfg.Log)
 	s, err := startServer(cfg, c.Insecure, log)

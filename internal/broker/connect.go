@@ -76,8 +76,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.expiry = req.Expiry
 	s.deadline = 0
 	s.conn = req.Conn
-	s.receiveMax = req.ReceiveMax
-	s.ackTime = 0
+	s.receiveMax = int32(req.ReceiveMax)
 	if resume && !s.loaded {
 		s.loadClaims()
 	}
@@ -106,6 +105,10 @@ func (s *Session) detach(b *Batch) Conn {
 	}
 	s.conn = nil
 	s.b.Stats.Connected.Add(-1)
+	s.rewind()
+	if s.traffic == &noTraffic {
+		return old
+	}
 	win, rest := s.win, s.tail
 	s.win.reset()
 	s.tail = tail{}
@@ -117,6 +120,7 @@ func (s *Session) detach(b *Batch) Conn {
 	}
 	s.unsafe = s.nextSeq
 	s.rewind()
+	s.disown()
 	return old
 }
 

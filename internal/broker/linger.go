@@ -40,7 +40,7 @@ func (s *Session) observeAck(us int64) {
 // flushPending submits every pending entry of the window up to a seq, in
 // order. It comes before any put with a higher seq.
 func (s *Session) flushPending(upTo uint64) {
-	if s.unsafe > upTo {
+	if s.unsafe > upTo || s.traffic == &noTraffic {
 		return
 	}
 	for i := s.win.search(s.unsafe); i < s.win.n; i++ {

@@ -141,6 +141,7 @@ func (s *Session) deliver(d *delivery, b *Batch) {
 		s.deliverQoS0(d, b)
 		return
 	}
+	s.own()
 	online := s.conn != nil
 	keep, store := s.persistent(), s.persistent()
 	if d.kind == P2P {
@@ -162,6 +163,7 @@ func (s *Session) deliverQoS0(d *delivery, b *Batch) {
 	case s.conn == nil:
 		s.b.drop(mq.DropOffline)
 	case s.behind():
+		s.own()
 		// Not ahead of what came before: wait in memory, within the bound.
 		if s.tail.bytes+int64(len(d.m.Payload)) > s.b.opt.PendingSize {
 			s.b.drop(mq.DropSlowConsumer)

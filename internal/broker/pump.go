@@ -172,7 +172,7 @@ func (s *Session) sendStored(to uint64, b *Batch) bool {
 	conn, from, in := s.conn, s.cursor, s.inbox
 	limit := readBytes
 	if s.count > 0 {
-		room := int64(s.receiveMax-s.win.unack) * (s.bytes/int64(s.count) + 64)
+		room := int64(int(s.receiveMax)-s.win.unack) * (s.bytes/int64(s.count) + 64)
 		limit = int(min(room, readBytes))
 	}
 	s.mu.Unlock()
@@ -182,6 +182,7 @@ func (s *Session) sendStored(to uint64, b *Batch) bool {
 	if s.conn != conn || s.cursor != from {
 		return true
 	}
+	s.own()
 	if err != nil {
 		s.b.log.Error("cannot read an inbox; the connection is closed", "client", s.id, "error", err)
 		s.full = true // until it has reconnected

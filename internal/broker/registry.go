@@ -80,7 +80,7 @@ func (b *Broker) newSession(id string) *Session {
 	if s := sh.sessions[id]; s != nil {
 		return s
 	}
-	s := &Session{id: id, b: b, receiveMax: 1}
+	s := &Session{id: id, b: b, receiveMax: 1, traffic: &noTraffic}
 	s.open()
 	sh.sessions[id] = s
 	return s

@@ -18,54 +18,77 @@ type Session struct {
 
 	mu sync.Mutex // guards all below
 
-	conn       Conn // nil: offline
-	receiveMax int  // of conn: how many unacknowledged QoS 1 and 2 it takes
+	conn Conn // nil: offline
 
-	// dead: evicted from the registry; look it up again.
-	dead bool
-	// exists: there is an MQTT session, connected or persistent.
-	exists bool
-	// expiry is the session expiry interval in seconds, 0: ends with the
-	// connection, NeverExpires: does not end.
-	expiry   uint32
-	deadline int64 // Unix ms when an offline session ends; 0: not set
-	metaSet  bool  // the store has metadata of this session
-	metaExp  uint32
 	// busy is not nil while a Connect or the end of the session waits for the
 	// store; others wait until it is closed.
 	busy chan struct{}
 
-	inbox   mq.Inbox // NoInbox until something must be stored
-	nextSeq uint64   // of the next message
-	cursor  uint64   // everything up to here was sent on this connection, or is gone
-	backlog uint64   // the store may have unsent entries in (cursor, backlog]
-	sentTo  uint64   // highest seq ever sent in this session: resend with DUP
+	receiveMax int32    // of conn: how many unacknowledged QoS 1 and 2 it takes
+	inbox      mq.Inbox // NoInbox until something must be stored
+	// expiry is the session expiry interval in seconds, 0: ends with the
+	// connection, NeverExpires: does not end.
+	expiry  uint32
+	metaExp uint32 // the expiry that the store has
+
+	dead      bool // evicted from the registry; look it up again
+	exists    bool // there is an MQTT session, connected or persistent
+	metaSet   bool // the store has metadata of this session
+	loaded    bool // claims were read from the store
+	pumping   bool // one goroutine at a time sends from backlog and tail
+	again     bool // and another one asked meanwhile
+	full      bool // the outbox is; Drained clears it
+	unmarked  bool // something was sent that the store has without FlagSent
+	lingering bool // on the wheel
+
+	deadline int64 // Unix ms when an offline session ends; 0: not set
+
+	nextSeq uint64 // of the next message
+	cursor  uint64 // everything up to here was sent on this connection, or is gone
+	backlog uint64 // the store may have unsent entries in (cursor, backlog]
+	sentTo  uint64 // highest seq ever sent in this session: resend with DUP
+	// count and bytes are of all entries in the store or submitted to it and
+	// not acknowledged.
+	count int
+	bytes int64
+
+	// traffic is noTraffic, which nobody may change, until own is called: most
+	// sessions are idle, and half of their memory would be this.
+	*traffic
+
+	subs   map[string]mq.Subscription
+	claims map[uint16]claim // QoS 2 identifiers this client, as a sender, has not released
+}
+
+// traffic is the part of a session that only one with messages needs.
+type traffic struct {
+	win  window
+	tail tail
+
+	held      int // of Session.count, those in the window
+	heldBytes int64
 	// The inbox limit pushed out what lies in (dropFrom, dropTo].
 	dropFrom, dropTo uint64
 	unsafe           uint64 // no entry of the window below is pending
 
-	// count and bytes are of all entries in the store or submitted to it and
-	// not acknowledged; held and heldBytes of those of them in the window.
-	count     int
-	bytes     int64
-	held      int
-	heldBytes int64
-
-	win  window
-	tail tail
-
-	pumping  bool // one goroutine at a time sends from backlog and tail
-	again    bool // and another one asked meanwhile
-	full     bool // the outbox is; Drained clears it
-	unmarked bool // something was sent that the store has without FlagSent
-
-	pendingBytes int64 // of pending entries in the window
-	lingering    bool  // on the wheel
+	pendingBytes int64 // in memory only: pending and volatile entries
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
+}
 
-	subs   map[string]mq.Subscription
-	claims map[uint16]claim // QoS 2 identifiers this client, as a sender, has not released
-	loaded bool             // claims were read from the store
+var noTraffic traffic
+
+// own makes sure that the session has traffic of its own.
+func (s *Session) own() {
+	if s.traffic == &noTraffic {
+		s.traffic = &traffic{}
+	}
+}
+
+// disown gives it up where it says nothing. The session is offline.
+func (s *Session) disown() {
+	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 {
+		s.traffic = &noTraffic
+	}
 }
 
 // NeverExpires is the session expiry interval of a session that does not end
@@ -118,11 +141,15 @@ func (s *Session) open() {
 // rewind makes everything unacknowledged to be sent again, from the first on.
 func (s *Session) rewind() {
 	s.cursor, s.backlog = 0, s.nextSeq-1
+	s.full = false
 	if s.count == 0 {
 		s.cursor = s.backlog
+	} else {
+		s.own()
 	}
-	s.held, s.heldBytes = 0, 0
-	s.full = false
+	if s.traffic != &noTraffic {
+		s.held, s.heldBytes, s.ackTime = 0, 0, 0
+	}
 }
 
 // idle reports whether nothing is lost by evicting the session.

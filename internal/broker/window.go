@@ -41,8 +41,8 @@ func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)
 
 // admits reports whether seq may be sent now: room under the receive maximum,
 // and a packet identifier nobody in the window has.
-func (w *window) admits(seq uint64, receiveMax int) bool {
-	return w.unack < receiveMax && (w.n == 0 || seq-w.at(0).seq < 65535)
+func (w *window) admits(seq uint64, receiveMax int32) bool {
+	return w.unack < int(receiveMax) && (w.n == 0 || seq-w.at(0).seq < 65535)
 }
 
 func (w *window) push(e inflight) *inflight {

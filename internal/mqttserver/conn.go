@@ -16,22 +16,38 @@ import (
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
+// transport is how a client is connected.
+type transport uint8
+
+const (
+	overTCP transport = iota
+	overTLS
+	overWS
+	overWSS
+)
+
+func (t transport) String() string { return [...]string{"tcp", "tls", "ws", "wss"}[t] }
+
+// clock is the time since the program started, in nanoseconds: a third of the
+// size of a time.Time, of which a million connections would hold two.
+func clock() int64 { return int64(time.Since(programStart)) }
+
+var programStart = time.Now()
+
 // conn is one client connection. Fields without a comment on locking belong to
-// the reader goroutine.
+// the reader goroutine. There may be a million: what only some need is in
+// detail.
 type conn struct {
 	srv       *Server
 	nc        net.Conn
 	raw       syscall.RawConn // nil: TLS or WebSocket, which cannot be read without waiting
-	transport string
-	remote    netip.AddrPort
+	transport transport
 
 	out outbox
 
 	// of the goroutine that made the outbox busy
 	writeFn func(fd uintptr) bool
-	wdata   []byte
-	wn      int
-	werr    error
+	writeOp *writeOp
 
 	// set before CONNECT is answered, then constant
 	version     mqtt.Version
@@ -48,17 +64,18 @@ type conn struct {
 	unacked   atomic.Int32
 	reason    atomic.Pointer[string] // why it ends; the first one counts
 
+	handler    handler // of readAll
+	readErr    error   // of readAll
 	w          *worker // borrowed; nil while waiting
-	partial    []byte  // the beginning of a packet, kept while waiting
-	lastRead   time.Time
-	started    time.Time
-	readErr    error
-	detail     *detail
-	next, prev *conn // list of the server; guarded by its lock
+	lastRead   int64   // clock
+	started    int64   // clock
+	detail     *detail // nil until needed
+	next, prev *conn   // list of the server; guarded by its lock
 }
 
 // detail is what only some connections need.
 type detail struct {
+	partial  []byte   // the beginning of a packet, kept while waiting
 	aliases  [][]byte // topic aliases of the client, by number [MQTT-3.3.2-7]
 	will     *will
 	expiry   *uint32 // from DISCONNECT
@@ -82,20 +99,22 @@ func (c *conn) setReason(text string) { c.reason.CompareAndSwap(nil, &text) }
 // goroutines so that the one that waits has a small stack: CONNECT needs a
 // deep one (hashing, store).
 func (c *conn) serve() {
-	c.started = time.Now()
-	_ = c.nc.SetReadDeadline(c.started.Add(c.srv.opt.ConnectTimeout))
-	if c.guard(c.handshake) && c.sess != nil {
-		go func() {
-			c.guard(c.receive)
-			c.end()
-		}()
+	c.started = clock()
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.srv.opt.ConnectTimeout))
+	if c.guard((*conn).handshake) && c.sess != nil {
+		go c.serveAccepted()
 		return
 	}
 	c.end()
 }
 
+func (c *conn) serveAccepted() {
+	c.guard((*conn).receive)
+	c.end()
+}
+
 // guard runs f and turns a panic into the end of this connection only.
-func (c *conn) guard(f func() error) (ok bool) {
+func (c *conn) guard(f func(*conn) error) (ok bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.srv.log.Error("panic in a connection; it is closed", "client", c.clientID(), "panic", r, "stack", string(debug.Stack()))
@@ -104,7 +123,7 @@ func (c *conn) guard(f func() error) (ok bool) {
 			ok = false
 		}
 	}()
-	if err := f(); err != nil {
+	if err := f(c); err != nil {
 		c.ended(err)
 		return false
 	}
@@ -178,15 +197,15 @@ func (c *conn) end() {
 	c.release()
 	c.wake()
 	if c.sess != nil {
-		c.guard(c.leave)
+		c.guard((*conn).leave)
 	}
 	c.srv.remove(c)
 	reason := "closed"
 	if r := c.reason.Load(); r != nil {
 		reason = *r
 	}
-	c.srv.log.Info("connection closed", "client", c.clientID(), "remote", c.remote.String(), "transport", c.transport,
-		"reason", reason, "duration", time.Since(c.started).Round(time.Millisecond).String())
+	c.srv.log.Info("connection closed", "client", c.clientID(), "remote", c.remote().String(), "transport", c.transport.String(),
+		"reason", reason, "duration", time.Duration(clock()-c.started).Round(time.Millisecond).String())
 }
 
 // leave publishes the will and tells the core that the connection is closed.
@@ -202,6 +221,9 @@ func (c *conn) leave() error {
 	b.Flush()
 	return nil
 }
+
+// remote is the client's address.
+func (c *conn) remote() netip.AddrPort { return remoteOf(c.nc) }
 
 func (c *conn) clientID() string {
 	if c.principal == nil {

@@ -18,20 +18,23 @@ var errNoConnect = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "the first pa
 
 // handshake reads the CONNECT and answers it. On success c.sess is set.
 func (c *conn) handshake() error {
-	err := c.readAll(func(w *worker, first byte, body []byte) error {
-		if mqtt.TypeOf(first) != mqtt.CONNECT {
-			return errNoConnect
-		}
-		var p mqtt.Connect
-		if err := p.Decode(first, body); err != nil {
-			return c.refuseConnect(&p, err, &w.batch)
-		}
-		return c.connect(&p, w)
-	})
+	err := c.readAll((*conn).firstPacket)
 	if errors.Is(err, errAccepted) {
 		return nil
 	}
 	return err
+}
+
+// firstPacket takes the CONNECT.
+func (c *conn) firstPacket(w *worker, first byte, body []byte) error {
+	if mqtt.TypeOf(first) != mqtt.CONNECT {
+		return errNoConnect
+	}
+	p := &w.connect
+	if err := p.Decode(first, body); err != nil {
+		return c.refuseConnect(p, err, &w.batch)
+	}
+	return c.connect(p, w)
 }
 
 // errRejected is errClosing for a connection that must still read its CONNACK.
@@ -114,15 +117,19 @@ func (c *conn) connect(p *mqtt.Connect, w *worker) error {
 func (c *conn) authenticate(p *mqtt.Connect, id string) error {
 	cred := mq.Credentials{
 		ClientID: id, HasUsername: p.HasUsername, Username: string(p.Username),
-		HasPassword: p.HasPassword, Password: p.Password, Remote: c.remote.Addr(),
+		HasPassword: p.HasPassword, Password: p.Password, Remote: c.remote().Addr(),
 	}
 	if t, ok := c.nc.(*tls.Conn); ok {
 		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
 			cred.PeerCertificate = certs[0].Raw
 		}
 	}
-	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.opt.ConnectTimeout)
-	defer cancel()
+	ctx := c.srv.ctx
+	if p.HasPassword { // hashing may queue
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.srv.opt.ConnectTimeout)
+		defer cancel()
+	}
 	who, err := c.srv.opt.Auth.Authenticate(ctx, &cred)
 	if err != nil {
 		return err
@@ -190,7 +197,8 @@ type connackInfo struct {
 // SendConnack implements broker.Conn.
 func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b *broker.Batch) {
 	c.sess = s
-	ack := mqtt.Connack{SessionPresent: sessionPresent}
+	ack := &c.w.connack // we are in the reader's call of Broker.Connect
+	*ack = mqtt.Connack{SessionPresent: sessionPresent}
 	if c.version == mqtt.V5 {
 		c.unacked.Store(int32(claims)) // in 3.x PUBREC is what counts
 		p := &ack.Properties
@@ -212,7 +220,7 @@ func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b
 			p.Set(mqtt.PropServerKeepAlive)
 		}
 	}
-	c.send(mqtt.CONNACK, &ack, b)
+	c.send(mqtt.CONNACK, ack, b)
 	c.connected.Store(true)
 }
 

@@ -17,9 +17,9 @@ import (
 // Serve accepts MQTT over TCP (conf nil) or TLS from l until Shutdown closes
 // it.
 func (s *Server) Serve(l net.Listener, conf *tls.Config) {
-	transport := "tcp"
+	over := overTCP
 	if conf != nil {
-		transport = "tls"
+		over = overTLS
 	}
 	s.mu.Lock()
 	s.listeners = append(s.listeners, l)
@@ -33,7 +33,7 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 			if conf != nil {
 				nc = tls.Server(nc, conf)
 			}
-			if err := s.start(nc, transport); err != nil {
+			if err := s.start(nc, over); err != nil {
 				_ = nc.Close()
 			}
 		}
@@ -68,15 +68,15 @@ var subprotocols = []string{"mqtt", "mqttv3.1"}
 // ServeWebSocket accepts MQTT over WebSocket (conf nil) or secure WebSocket
 // from l until Shutdown closes it.
 func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
-	transport := "ws"
+	over := overWS
 	if conf != nil {
-		transport = "wss"
+		over = overWSS
 		conf = conf.Clone()
 		conf.NextProtos = []string{"http/1.1"}
 		l = tls.NewListener(l, conf)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc(webSocketPath, func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, transport) })
+	mux.HandleFunc(webSocketPath, func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, over) })
 	h := &http.Server{
 		Handler: mux, ReadHeaderTimeout: s.opt.ConnectTimeout, MaxHeaderBytes: 16 << 10,
 	}
@@ -91,7 +91,7 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 }
 
 // upgrade turns a request into a connection.
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, transport string) {
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, over transport) {
 	offered := websocketProtocols(r)
 	if !slices.ContainsFunc(offered, func(p string) bool { return slices.Contains(subprotocols, p) }) {
 		http.Error(w, "MQTT over WebSocket needs the subprotocol mqtt", http.StatusBadRequest)
@@ -107,7 +107,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, transport strin
 		return // it has answered
 	}
 	nc := &webSocketConn{Conn: websocket.NetConn(s.ctx, ws, websocket.MessageBinary), remote: requestAddr{r.RemoteAddr}, ws: ws, wg: &s.wg}
-	if err := s.start(nc, transport); err != nil {
+	if err := s.start(nc, over); err != nil {
 		_ = ws.Close(websocket.StatusTryAgainLater, err.Error())
 	}
 }

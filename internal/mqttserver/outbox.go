@@ -262,28 +262,42 @@ func (c *conn) drain(rest []byte) {
 // tryWrite writes what the socket takes now. Only the goroutine that made the
 // outbox busy calls it.
 func (c *conn) tryWrite(data []byte) (int, error) {
-	c.wdata, c.wn, c.werr = data, 0, nil
+	op := writeOps.Get().(*writeOp)
+	*op = writeOp{data: data}
+	c.writeOp = op
 	err := c.raw.Write(c.writeFn)
-	n, werr := c.wn, c.werr
-	c.wdata = nil
+	n, werr := op.n, op.err
+	c.writeOp = nil
+	*op = writeOp{}
+	writeOps.Put(op)
 	if err == nil {
 		err = werr
 	}
 	return n, err
 }
 
+// writeOp is what writeOnce shall write and has written.
+type writeOp struct {
+	data []byte
+	n    int
+	err  error
+}
+
+var writeOps = sync.Pool{New: func() any { return new(writeOp) }}
+
 // writeOnce is called by RawConn.Write; it never waits.
 func (c *conn) writeOnce(fd uintptr) bool {
-	for c.wn < len(c.wdata) {
-		n, err := syscall.Write(int(fd), c.wdata[c.wn:])
+	op := c.writeOp
+	for op.n < len(op.data) {
+		n, err := syscall.Write(int(fd), op.data[op.n:])
 		switch {
 		case n > 0:
-			c.wn += n
+			op.n += n
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
 			return true
 		default:
-			c.werr = err
+			op.err = err
 			return true
 		}
 	}

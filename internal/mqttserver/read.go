@@ -20,6 +20,8 @@ type worker struct {
 	start, end int
 	batch      broker.Batch
 
+	connect     mqtt.Connect
+	connack     mqtt.Connack
 	publish     mqtt.Publish
 	ack         mqtt.Ack
 	subscribe   mqtt.Subscribe
@@ -39,8 +41,11 @@ var workers = sync.Pool{New: func() any { return &worker{buf: make([]byte, worke
 func (c *conn) borrow() *worker {
 	if c.w == nil {
 		c.w = workers.Get().(*worker)
-		c.w.start, c.w.end = 0, copy(c.w.buf, c.partial)
-		c.partial = nil
+		c.w.start, c.w.end = 0, 0
+		if c.detail != nil {
+			c.w.end = copy(c.w.buf, c.detail.partial)
+			c.detail.partial = nil
+		}
 	}
 	return c.w
 }
@@ -55,7 +60,7 @@ func (c *conn) release() {
 		if len(rest) > maxPartial || len(w.buf) > workerBuf {
 			return
 		}
-		c.partial = append([]byte(nil), rest...)
+		c.more().partial = append([]byte(nil), rest...)
 	}
 	c.w = nil
 	w.start, w.end = 0, 0
@@ -90,12 +95,12 @@ func (w *worker) room(need int) []byte {
 func (c *conn) receive() error {
 	c.armKeepAlive()
 	if c.w != nil { // sent without waiting for CONNACK [MQTT-3.1.4-5]
-		if err := c.process(c.w, c.handle); err != nil {
+		if err := c.process(c.w, (*conn).handle); err != nil {
 			return err
 		}
 	}
 	for {
-		err := c.readAll(c.handle)
+		err := c.readAll((*conn).handle)
 		if err == nil {
 			return errClosing
 		}
@@ -106,27 +111,33 @@ func (c *conn) receive() error {
 	}
 }
 
+// handler takes one packet. It is a method expression, not a method value,
+// which would cost each connection memory.
+type handler func(c *conn, w *worker, first byte, body []byte) error
+
 // readAll reads and gives each packet to handle until that returns an error,
 // errClosing for a proper end.
-func (c *conn) readAll(handle func(w *worker, first byte, body []byte) error) error {
+func (c *conn) readAll(handle handler) error {
 	if c.raw == nil {
 		return c.readBlocking(handle)
 	}
-	var result error
-	err := c.raw.Read(func(fd uintptr) bool {
-		var wait bool
-		wait, result = c.readReady(int(fd), handle)
-		return !wait
-	})
-	if result != nil {
-		return result
+	c.handler, c.readErr = handle, nil
+	if err := c.raw.Read(c.ready); c.readErr == nil {
+		return err
 	}
-	return err
+	return c.readErr
+}
+
+// ready is called by RawConn.Read until it returns true.
+func (c *conn) ready(fd uintptr) bool {
+	var wait bool
+	wait, c.readErr = c.readReady(int(fd), c.handler)
+	return !wait
 }
 
 // readReady reads until the socket is empty. It reports wait to be called
 // again when there is more.
-func (c *conn) readReady(fd int, handle func(*worker, byte, []byte) error) (wait bool, err error) {
+func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 	for {
 		w := c.borrow()
 		dst := w.room(c.need(w))
@@ -157,7 +168,7 @@ func (c *conn) readReady(fd int, handle func(*worker, byte, []byte) error) (wait
 
 // readBlocking is readAll for connections that only have a blocking Read. A
 // small buffer waits.
-func (c *conn) readBlocking(handle func(*worker, byte, []byte) error) error {
+func (c *conn) readBlocking(handle handler) error {
 	small := make([]byte, 2048)
 	for {
 		var n int
@@ -208,10 +219,10 @@ func (c *conn) readLimit() int {
 const connectPacketSize = 64 << 10
 
 // process handles the whole packets in the worker's buffer and flushes.
-func (c *conn) process(w *worker, handle func(*worker, byte, []byte) error) error {
+func (c *conn) process(w *worker, handle handler) error {
 	c.srv.broker.Throttle()
 	w.batch.Begin()
-	c.lastRead = time.Now()
+	c.lastRead = clock()
 	defer w.batch.Flush()
 	for {
 		first, body, n, _, err := mqtt.Split(w.buf[w.start:w.end], c.readLimit())
@@ -223,7 +234,7 @@ func (c *conn) process(w *worker, handle func(*worker, byte, []byte) error) erro
 		}
 		w.start += n
 		c.srv.Stats.Packets[mqtt.TypeOf(first)].Add(1)
-		if err := handle(w, first, body); err != nil {
+		if err := handle(c, w, first, body); err != nil {
 			return err
 		}
 		switch closing, over := c.overloaded(); {
@@ -243,14 +254,11 @@ func (c *conn) armKeepAlive() {
 		_ = c.nc.SetReadDeadline(time.Time{})
 		return
 	}
-	if c.lastRead.IsZero() {
-		c.lastRead = time.Now()
-	}
-	_ = c.nc.SetReadDeadline(c.lastRead.Add(c.keepAlive))
+	_ = c.nc.SetReadDeadline(programStart.Add(time.Duration(c.lastRead) + c.keepAlive))
 }
 
 // stillAlive looks at a read error: the deadline is not moved for every
 // packet, so when it fires the client may have been heard since.
 func (c *conn) stillAlive(err error) bool {
-	return c.raw != nil && c.keepAlive > 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Since(c.lastRead) < c.keepAlive
+	return c.raw != nil && c.keepAlive > 0 && errors.Is(err, os.ErrDeadlineExceeded) && clock()-c.lastRead < int64(c.keepAlive)
 }

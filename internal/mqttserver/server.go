@@ -88,8 +88,8 @@ func (s *Server) Connections() int {
 var errLimit = errors.New("connection limit reached")
 
 // start runs a new connection in a goroutine, unless a limit forbids it.
-func (s *Server) start(nc net.Conn, transport string) error {
-	c := &conn{srv: s, nc: nc, transport: transport, remote: remoteOf(nc), maxPacket: 1 << 30, version: mqtt.V311}
+func (s *Server) start(nc net.Conn, over transport) error {
+	c := &conn{srv: s, nc: nc, transport: over, maxPacket: 1 << 30, version: mqtt.V311}
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		raw, err := tcp.SyscallConn()
 		if err != nil {
@@ -99,7 +99,7 @@ func (s *Server) start(nc net.Conn, transport string) error {
 		c.writeFn = c.writeOnce
 	}
 	s.Stats.Accepted.Add(1)
-	addr := c.remote.Addr()
+	addr := c.remote().Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -127,7 +127,7 @@ func (s *Server) remove(c *conn) {
 	c.prev.next, c.next.prev = c.next, c.prev
 	s.count--
 	if s.opt.PerAddress > 0 {
-		addr := c.remote.Addr()
+		addr := c.remote().Addr()
 		if s.perAddr[addr]--; s.perAddr[addr] == 0 {
 			delete(s.perAddr, addr)
 		}
@@ -135,6 +135,10 @@ func (s *Server) remove(c *conn) {
 }
 
 func remoteOf(nc net.Conn) netip.AddrPort {
+	if tcp, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		a := tcp.AddrPort()
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
 	a, err := netip.ParseAddrPort(nc.RemoteAddr().String())
 	if err != nil {
 		return netip.AddrPort{}

@@ -427,7 +427,7 @@ func TestIdleHoldsNothing(t *testing.T) {
 	}
 	_ = p.Close()
 	waitClosed(t, s)
-	if c.w != nil || c.partial != nil {
+	if c.w != nil || c.detail != nil && c.detail.partial != nil {
 		t.Error("a closed connection holds a worker")
 	}
 }
