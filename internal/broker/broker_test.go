@@ -448,3 +448,43 @@ func check(t interface{ Fatalf(string, ...any) }, d *device, told []*results) {
 		}
 	}
 }
+
+// TestQuickReconnect: a device that acknowledges and reconnects at once, again
+// and again, before the store has seen the acknowledgements, gets everything.
+func TestQuickReconnect(t *testing.T) {
+	for qos := mq.QoS(1); qos <= 2; qos++ {
+		for _, takeover := range []bool{false, true} {
+			t.Run(fmt.Sprintf("qos%d/takeover=%v", qos, takeover), func(t *testing.T) {
+				w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+				defer w.stop()
+				d := &device{id: "dev", persistent: true, window: 2}
+				w.connect(d, true)
+				w.disconnect(d)
+				var r results
+				for n := 1; n <= 50; n++ {
+					w.publish("a/p2p/dev", 1, n, qos, false, &r)
+				}
+				w.settle()
+				for range 40 {
+					w.connect(d, false)
+					w.ack(d, 1)
+					w.ack(d, 1)
+					if !takeover {
+						w.disconnect(d)
+					}
+				}
+				w.connect(d, false)
+				w.drainAll(d)
+				seen := map[int]int{}
+				for _, p := range d.got {
+					seen[p.n]++
+				}
+				for n := 1; n <= 50; n++ {
+					if seen[n] == 0 || qos == 2 && seen[n] > 1 {
+						t.Errorf("message %d came %d times", n, seen[n])
+					}
+				}
+			})
+		}
+	}
+}

@@ -59,6 +59,7 @@ func (s *Session) noteDone(op *mq.Op, err error, b *Batch) {
 		s.conn.SendAck(Pubcomp, op.PacketID, mq.OK, b)
 	default:
 		if e := s.win.findSeq(op.Seq); e != nil && e.state != acked {
+			e.flags |= mq.FlagReceived // the entry may be of a later connection
 			s.conn.SendAck(Pubrel, packetID(op.Seq), mq.OK, b)
 		}
 	}

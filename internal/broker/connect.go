@@ -36,8 +36,8 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	}
 	batch.Flush()
 
-	var err error
-	if !resume {
+	err := s.catchUp()
+	if err == nil && !resume {
 		err = s.forgetSession()
 	}
 	if err == nil && req.Expiry > 0 {
@@ -54,6 +54,25 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.mu.Unlock()
 	batch.pump(s)
 	return s, nil
+}
+
+// forgetWindow is how long after the last removal of an entry the store is
+// asked to catch up before its entries are read again, microseconds. It is
+// many times what the store takes.
+const forgetWindow = 5_000_000
+
+// catchUp waits, if that can matter, until the store shows what was
+// acknowledged on the connection before: else it would be sent once more. s is
+// busy and unlocked.
+func (s *Session) catchUp() error {
+	s.mu.Lock()
+	recent := s.forgotAt != 0 && monotonic()-s.forgotAt < forgetWindow && s.count > 0
+	op := mq.Op{Kind: mq.OpSent, Inbox: s.inbox, Seq: s.sentTo}
+	s.mu.Unlock()
+	if !recent {
+		return nil
+	}
+	return s.b.wait(op)
 }
 
 // acquire returns the session locked, when no other goroutine is changing its

@@ -191,6 +191,9 @@ func (s *Session) sendStored(to uint64, b *Batch) bool {
 	}
 	if len(entries) == 0 {
 		s.cursor = to
+		if s.win.n == 0 && s.tail.n == 0 {
+			s.count, s.bytes = 0, 0 // what was counted when the session was made is gone by now
+		}
 		return true
 	}
 	for i := range entries {

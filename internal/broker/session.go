@@ -42,6 +42,9 @@ type Session struct {
 	lingering bool // on the wheel
 
 	deadline int64 // Unix ms when an offline session ends; 0: not set
+	// forgotAt is when an entry was last removed from the store, lazily: shortly
+	// after, the store may still show it. monotonic time, microseconds; 0: never.
+	forgotAt int64
 
 	nextSeq uint64 // of the next message
 	cursor  uint64 // everything up to here was sent on this connection, or is gone
