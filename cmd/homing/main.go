@@ -31,6 +31,7 @@ type cli struct {
 	Send    sendCmd    `cmd:"" help:"Send a message to one client."`
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	Sign    signCmd    `cmd:"" help:"Show the user name and password of a client in signature mode."`
+	Store   storeCmd   `cmd:"" help:"Look after the stored messages; the server must be stopped."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 

@@ -2,12 +2,9 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
-
-	"github.com/homing-mq/homing/internal/mqttclient"
 )
 
 // sample is what is compared at two moments.
@@ -165,20 +162,13 @@ func (s *stuckPair) check(p *pair) {
 func (r *run) broken() error {
 	for i, p := range r.pairs {
 		if err := p.sender.Err(); err != nil {
-			return fmt.Errorf("sender %d: %w", i, ended(err))
+			return fmt.Errorf("sender %d: connection ended: %w", i, err)
 		}
 		if err := p.receiver.Err(); err != nil {
-			return fmt.Errorf("receiver %d: %w", i, ended(err))
+			return fmt.Errorf("receiver %d: connection ended: %w", i, err)
 		}
 	}
 	return nil
-}
-
-func ended(err error) error {
-	if errors.Is(err, mqttclient.ErrClosed) {
-		return err
-	}
-	return fmt.Errorf("connection ended: %w", err)
 }
 
 // drain waits for what is under way, as long as it moves.

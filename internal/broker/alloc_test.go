@@ -74,3 +74,5 @@ func BenchmarkDirect(b *testing.B) {
 		})
 	}
 }
+
+func (l *sink) Quiesce() {}

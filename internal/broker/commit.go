@@ -51,6 +51,12 @@ func (s *Session) committed(op *mq.Op, err error, b *Batch) {
 
 // noteDone goes on with a QoS 2 exchange whose state is in the store.
 func (s *Session) noteDone(op *mq.Op, err error, b *Batch) {
+	if op.Kind == mq.OpRelease && err == nil {
+		if !s.claims[op.PacketID].releasing || uint32(op.Token) != s.life {
+			return // of a session that has ended
+		}
+		delete(s.claims, op.PacketID)
+	}
 	switch {
 	case s.conn == nil:
 	case err != nil:

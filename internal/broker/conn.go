@@ -52,4 +52,7 @@ type Conn interface {
 	// Close starts closing the connection and returns. The gateway calls
 	// Broker.Disconnect when it is closed, also then.
 	Close(reason CloseReason)
+	// Quiesce waits until no packet of a closing connection is being handled;
+	// none will be after.
+	Quiesce()
 }

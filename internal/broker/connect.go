@@ -33,6 +33,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	if old != nil {
 		b.Stats.TakenOver.Add(1)
 		old.Close(TakenOver)
+		old.Quiesce()
 	}
 	batch.Flush()
 
@@ -240,6 +241,7 @@ func (s *Session) forgetSession() error {
 		s.b.Stats.Subs.Add(-1)
 	}
 	s.subs, s.claims, s.sentTo = nil, nil, 0
+	s.life++
 	s.loaded = true
 	clearing := s.count > 0
 	op := mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1}

@@ -314,3 +314,5 @@ func (w *world) drainAll(d *device) {
 		}
 	}
 }
+
+func (l *link) Quiesce() {}

@@ -165,7 +165,7 @@ func (s *Session) deliverQoS0(d *delivery, b *Batch) {
 	case s.behind():
 		s.own()
 		// Not ahead of what came before: wait in memory, within the bound.
-		if s.tail.bytes+int64(len(d.m.Payload)) > s.b.opt.PendingSize {
+		if s.crowded() {
 			s.b.drop(mq.DropSlowConsumer)
 			return
 		}
@@ -275,7 +275,7 @@ func (s *Session) keep(d *delivery, b *Batch) {
 // queue holds the message in memory until the window opens: it is never stored.
 func (s *Session) queue(d *delivery, b *Batch) {
 	limit := s.b.opt.InboxLimit
-	if s.tail.bytes+int64(len(d.m.Payload)) > s.b.opt.PendingSize || limit > 0 && s.tail.n >= limit {
+	if s.crowded() || limit > 0 && s.tail.n >= limit {
 		code := mq.OK
 		if d.kind == P2P {
 			code = mq.InboxFull

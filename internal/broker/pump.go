@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"unsafe"
+
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -47,9 +49,14 @@ func (s *Session) pumpStep(b *Batch) bool {
 	return s.tail.n > 0 && s.sendQueued(b)
 }
 
-// maxQueued bounds the tail of a blocked session, entries: beyond it QoS 0
-// messages at its head are dropped so that stored ones behind them can leave.
-const maxQueued = 256
+// queuedSize is the memory of an entry of the tail besides its record, bytes.
+const queuedSize = int64(unsafe.Sizeof(queued{}))
+
+// crowded reports whether the tail is at its bound. Then QoS 0 messages at its
+// head are dropped, so that stored ones behind them can leave.
+func (s *Session) crowded() bool {
+	return s.tail.bytes+int64(s.tail.n)*queuedSize > s.b.opt.PendingSize
+}
 
 // spill lets the durable head of the tail go from memory when it cannot be
 // sent now: the store has it.
@@ -62,7 +69,7 @@ func (s *Session) spill() {
 			return
 		case q.state == durable:
 			s.backlog = max(s.backlog, q.seq)
-		case q.qos0 && s.tail.n > maxQueued:
+		case q.qos0 && s.crowded():
 			s.hold(-len(q.rec))
 			s.b.drop(mq.DropSlowConsumer)
 		default:

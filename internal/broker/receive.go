@@ -18,7 +18,7 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch
 		return false, c.done
 	}
 	s.setClaim(pid, claim{})
-	d := &delivery{m: m, origin: s, token: uint64(pid)}
+	d := &delivery{m: m, origin: s, token: uint64(s.life)<<16 | uint64(pid)}
 	if s.persistent() {
 		d.claimOf, d.claimPID = s.box(), pid
 	}
@@ -41,7 +41,7 @@ func (s *Session) Complete(token uint64, code mq.Code, b *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.claims[pid]
-	if !ok || c.done {
+	if !ok || c.done || uint32(token>>16) != s.life {
 		return // the session ended meanwhile
 	}
 	if code == mq.OK || code == mq.NoTarget {
@@ -64,15 +64,20 @@ func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) bool {
 	if s.conn != conn {
 		return true
 	}
-	if _, ok := s.claims[pid]; !ok {
+	c, ok := s.claims[pid]
+	switch {
+	case !ok:
 		return false
-	}
-	delete(s.claims, pid)
-	if s.persistent() {
+	case c.releasing:
+		return true // it was sent again on a new connection
+	case s.persistent():
+		c.releasing = true
+		s.claims[pid] = c
 		b.submitted(1)
-		b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s})
+		b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s, Token: uint64(s.life)})
 		return true
 	}
+	delete(s.claims, pid)
 	conn.SendAck(Pubcomp, pid, mq.OK, batch)
 	return true
 }

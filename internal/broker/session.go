@@ -30,6 +30,7 @@ type Session struct {
 	// connection, NeverExpires: does not end.
 	expiry  uint32
 	metaExp uint32 // the expiry that the store has
+	life    uint32 // counts the sessions of this client ID: claims belong to one
 
 	dead      bool // evicted from the registry; look it up again
 	exists    bool // there is an MQTT session, connected or persistent
@@ -100,8 +101,9 @@ const NeverExpires = 0xFFFFFFFF
 
 // claim is the state of a QoS 2 publish of this client.
 type claim struct {
-	done bool // PUBREC was or may be sent
-	code mq.Code
+	done      bool // PUBREC was or may be sent
+	releasing bool // PUBREL came; PUBCOMP follows when the store has forgotten the claim
+	code      mq.Code
 }
 
 // ClientID returns the client ID. It does not change.

@@ -183,6 +183,21 @@ func TestMalformedPacket(t *testing.T) {
 	}
 }
 
+func TestTooLargePacket(t *testing.T) {
+	handler, got := collect()
+	_, p, connect := connect(t, mqttclient.Options{MaximumPacketSize: 20, Handler: handler}, nil)
+	if connect.Properties.MaximumPacketSize != 20 {
+		t.Errorf("CONNECT says %d", connect.Properties.MaximumPacketSize)
+	}
+	p.send(message("t", "12345678901234", 0), message("t", "123456789012345", 0)) // 20 and 21 bytes
+	wait(t, got)
+	var d mqtt.Disconnect
+	p.expect(mqtt.DISCONNECT, &d)
+	if d.Code != mqtt.CodePacketTooLarge {
+		t.Errorf("code = %v", d.Code)
+	}
+}
+
 // Time is synctest's: the connection is net.Pipe.
 func TestKeepAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -6,9 +6,10 @@
 // reconnects. What outlives a connection is a Session, which can be handed from
 // one Client to the next. Loop connects again and again.
 //
-// What it does not do: enhanced authentication, storing a session on disk, and
-// checking what a server is free to do. It does check that acknowledgements
-// answer something.
+// What it does not do: enhanced authentication, storing a session on disk,
+// holding back what a resumed session sends again if the server's Receive
+// Maximum has become smaller, and checking a server for all it must not do. It
+// does check that acknowledgements answer something.
 //
 // # Goroutines
 //

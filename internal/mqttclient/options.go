@@ -38,7 +38,8 @@ type Options struct {
 	// TopicAliasMaximum is how many topic aliases the server may use; MQTT 5.
 	// Handler sees the topic in any case.
 	TopicAliasMaximum uint16
-	// MaximumPacketSize in bytes; MQTT 5; 0: no limit.
+	// MaximumPacketSize is the largest packet in bytes that the server may
+	// send; MQTT 5; 0: no limit.
 	MaximumPacketSize uint32
 	Will              *mqtt.Will
 	// EditConnect, if set, may change the CONNECT before it is sent.

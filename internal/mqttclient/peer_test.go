@@ -98,19 +98,20 @@ func (p *peer) send(packets ...packet) {
 	}
 }
 
-// accept reads the CONNECT and answers it.
+// accept reads the CONNECT and answers it. It may be called in any goroutine.
 func (p *peer) accept(answer *mqtt.Connack) *mqtt.Connect {
-	p.t.Helper()
-	first, body, err := p.next()
-	if err != nil {
-		p.t.Fatalf("wait for CONNECT: %v", err)
-	}
 	var c mqtt.Connect
-	if err := c.Decode(first, body); err != nil {
-		p.t.Fatalf("decode CONNECT: %v", err)
+	first, body, err := p.next()
+	if err == nil {
+		err = c.Decode(first, body)
 	}
-	p.version = c.Version
-	p.send(answer)
+	if err == nil {
+		p.version = c.Version
+		_, err = p.conn.Write(answer.Append(nil, p.version))
+	}
+	if err != nil {
+		p.t.Errorf("accept: %v", err)
+	}
 	return &c
 }
 

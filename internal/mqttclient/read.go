@@ -60,9 +60,13 @@ func (c *Client) setReading(on bool) {
 // packets handles the packets in the read buffer and leaves what remains at its
 // start.
 func (c *Client) packets() error {
+	limit := mqtt.MaxPacketSize
+	if n := c.options.MaximumPacketSize; n > 0 {
+		limit = int(min(n, mqtt.MaxPacketSize))
+	}
 	at := 0
 	for at < c.inLen {
-		first, body, n, need, err := mqtt.Split(c.in[at:c.inLen], mqtt.MaxPacketSize)
+		first, body, n, need, err := mqtt.Split(c.in[at:c.inLen], limit)
 		if err == nil && n > 0 {
 			err = c.packet(first, body)
 		}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -64,13 +65,14 @@ type conn struct {
 	unacked   atomic.Int32
 	reason    atomic.Pointer[string] // why it ends; the first one counts
 
-	handler    handler // of readAll
-	readErr    error   // of readAll
-	w          *worker // borrowed; nil while waiting
-	lastRead   int64   // clock
-	started    int64   // clock
-	detail     *detail // nil until needed
-	next, prev *conn   // list of the server; guarded by its lock
+	handling   sync.Mutex // held while packets are handled; see Quiesce
+	handler    handler    // of readAll
+	readErr    error      // of readAll
+	w          *worker    // borrowed; nil while waiting
+	lastRead   int64      // clock
+	started    int64      // clock
+	detail     *detail    // nil until needed
+	next, prev *conn      // list of the server; guarded by its lock
 }
 
 // detail is what only some connections need.
@@ -78,9 +80,10 @@ type detail struct {
 	partial  []byte   // the beginning of a packet, kept while waiting
 	aliases  [][]byte // topic aliases of the client, by number [MQTT-3.3.2-7]
 	will     *will
-	expiry   *uint32 // from DISCONNECT
-	session  uint32  // session expiry interval of CONNECT
-	discards bool    // a proper DISCONNECT: no will
+	expiry   *uint32     // from DISCONNECT
+	session  uint32      // session expiry interval of CONNECT
+	silence  *time.Timer // WebSocket: ends the connection when the keep alive time is over
+	discards bool        // a proper DISCONNECT: no will
 }
 
 func (c *conn) more() *detail {
@@ -89,6 +92,8 @@ func (c *conn) more() *detail {
 	}
 	return c.detail
 }
+
+const keepAliveTimeout = "keep alive time-out"
 
 var errClosing = errors.New("closing")
 
@@ -143,7 +148,7 @@ func (c *conn) ended(err error) {
 	case errors.Is(err, os.ErrDeadlineExceeded) && !c.connected.Load():
 		c.setReason("no CONNECT in time")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.disconnect(mqtt.CodeKeepAliveTimeout, "keep alive time-out") // [MQTT-3.1.2-22]
+		c.disconnect(mqtt.CodeKeepAliveTimeout, keepAliveTimeout) // [MQTT-3.1.2-22]
 	case errors.Is(err, io.EOF):
 		c.setReason("closed by the client without DISCONNECT")
 	default:
@@ -170,7 +175,7 @@ func (c *conn) hangUp() {
 	if cw, ok := c.nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
 		return
 	}
-	_ = c.nc.Close()
+	c.abort()
 }
 
 // abort ends the connection at once; the reader notices, and closes. On TCP it
@@ -193,12 +198,15 @@ func (c *conn) end() {
 	c.out.closed = true
 	c.out.buf = nil
 	c.out.mu.Unlock()
-	_ = c.nc.Close()
 	c.release()
 	c.wake()
+	if c.detail != nil && c.detail.silence != nil {
+		c.detail.silence.Stop()
+	}
 	if c.sess != nil {
 		c.guard((*conn).leave)
 	}
+	_ = c.nc.Close() // after the session: who sees the end may rely on it
 	c.srv.remove(c)
 	reason := "closed"
 	if r := c.reason.Load(); r != nil {

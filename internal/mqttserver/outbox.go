@@ -322,6 +322,12 @@ func (c *conn) Close(reason broker.CloseReason) {
 	c.disconnect(r.code, r.text)
 }
 
+// Quiesce implements broker.Conn.
+func (c *conn) Quiesce() {
+	c.handling.Lock() // whoever holds it, ends; who comes next, finds it closing
+	c.handling.Unlock()
+}
+
 // disconnect sends DISCONNECT with a code to an MQTT 5 client that is
 // connected, and closes when it is written, or soon. It does not block.
 func (c *conn) disconnect(code mqtt.ReasonCode, reason string) {

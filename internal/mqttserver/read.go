@@ -221,6 +221,11 @@ const connectPacketSize = 64 << 10
 // process handles the whole packets in the worker's buffer and flushes.
 func (c *conn) process(w *worker, handle handler) error {
 	c.srv.broker.Throttle()
+	c.handling.Lock()
+	defer c.handling.Unlock()
+	if closing, _ := c.overloaded(); closing {
+		return errClosing
+	}
 	w.batch.Begin()
 	c.lastRead = clock()
 	defer w.batch.Flush()
@@ -250,11 +255,30 @@ func (c *conn) process(w *worker, handle handler) error {
 
 // armKeepAlive sets the deadline by which the client must be heard.
 func (c *conn) armKeepAlive() {
+	if c.transport == overWS || c.transport == overWSS {
+		c.armTimer()
+		return
+	}
 	if c.keepAlive == 0 {
 		_ = c.nc.SetReadDeadline(time.Time{})
 		return
 	}
 	_ = c.nc.SetReadDeadline(programStart.Add(time.Duration(c.lastRead) + c.keepAlive))
+}
+
+// armTimer is armKeepAlive for WebSocket, whose connection is gone when a
+// deadline passes: no DISCONNECT could be sent.
+func (c *conn) armTimer() {
+	d := c.more()
+	switch {
+	case d.silence == nil:
+		_ = c.nc.SetReadDeadline(time.Time{})
+		if c.keepAlive > 0 {
+			d.silence = time.AfterFunc(c.keepAlive, func() { c.disconnect(mqtt.CodeKeepAliveTimeout, keepAliveTimeout) })
+		}
+	default:
+		d.silence.Reset(c.keepAlive)
+	}
 }
 
 // stillAlive looks at a read error: the deadline is not moved for every
