@@ -325,7 +325,7 @@ func (c *conn) Close(reason broker.CloseReason) {
 // Quiesce implements broker.Conn.
 func (c *conn) Quiesce() {
 	c.handling.Lock() // whoever holds it, ends; who comes next, finds it closing
-	c.handling.Unlock()
+	defer c.handling.Unlock()
 }
 
 // disconnect sends DISCONNECT with a code to an MQTT 5 client that is

@@ -69,7 +69,7 @@ func (r *Report) checkMeta(fs vfs.FS, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	err = eachKey(db, false, func(k, _ []byte) error {
 		switch k[0] {
 		case keySession:
@@ -103,7 +103,7 @@ func eachKey(db *pebble.DB, backward bool, f func(k, v []byte) error) error {
 	if err != nil {
 		return err
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }()
 	first, next := it.First, it.Next
 	if backward {
 		first, next = it.Last, it.Prev
@@ -175,10 +175,10 @@ func repairMeta(fs vfs.FS, dir, bad string, damage error) (did []string, err err
 				return to.Set(k, v, pebble.NoSync)
 			})
 		}
-		from.Close()
+		_ = from.Close()
 	}
 	if err := to.Flush(); err != nil {
-		to.Close()
+		_ = to.Close()
 		return nil, fmt.Errorf("write %s: %w", fresh, err)
 	}
 	if err := to.Close(); err != nil {

@@ -114,7 +114,7 @@ func (m *meta) close() error {
 
 // commit applies b.
 func (m *meta) commit(b *pebble.Batch) error {
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	if e := m.failed.Load(); e != nil {
 		return e
 	}
@@ -163,7 +163,7 @@ func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
 	v = binary.BigEndian.AppendUint64(v, uint64(sm.Deadline))
 	b := s.meta.db.NewBatch()
 	if err := b.Set(sessionKey(clientID), v, nil); err != nil {
-		b.Close()
+		_ = b.Close()
 		return metaError(err)
 	}
 	return s.meta.commit(b)
@@ -179,7 +179,7 @@ func (s *Store) DeleteSession(clientID string) error {
 		err = s.meta.scan(subscriptionKey(clientID, ""), func(k, _ []byte) error { return b.Delete(k, nil) })
 	}
 	if err != nil {
-		b.Close()
+		_ = b.Close()
 		return err
 	}
 	return s.meta.commit(b)
@@ -203,7 +203,7 @@ func (s *Store) PutSubscriptions(clientID string, subs []mq.Subscription) error 
 	b := s.meta.db.NewBatch()
 	for i := range subs {
 		if err := b.Set(subscriptionKey(clientID, subs[i].Filter), subscriptionValue(&subs[i]), nil); err != nil {
-			b.Close()
+			_ = b.Close()
 			return metaError(err)
 		}
 	}
@@ -226,7 +226,7 @@ func (s *Store) DeleteSubscriptions(clientID string, filters []string) error {
 	b := s.meta.db.NewBatch()
 	for _, f := range filters {
 		if err := b.Delete(subscriptionKey(clientID, f), nil); err != nil {
-			b.Close()
+			_ = b.Close()
 			return metaError(err)
 		}
 	}
@@ -265,7 +265,7 @@ func (m *meta) scan(prefix []byte, f func(k, v []byte) error) error {
 	if err != nil {
 		return metaError(err)
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }()
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {

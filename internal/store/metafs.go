@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"sync"
@@ -13,18 +14,25 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// metaFS is the file system Pebble runs on. Under SyncOS and SyncInterval a
-// sync of Pebble's log (*.log) waits for write(2) only; it is done for real
-// when the file is closed, and under SyncInterval periodically. Tables and
-// manifests are always synced. After freeze nothing can be changed any more.
+// metaFS is the file system Pebble runs on. It does two things.
+//
+// Under SyncOS and SyncInterval a sync of Pebble's log (*.log) waits for
+// write(2) only; it is done for real when the file is closed, and under
+// SyncInterval periodically. Everything else is always synced.
+//
+// Pebble ends the process when it cannot write its log, its manifest or the
+// directory. A server must not end because of its metadata: metaFS tells the
+// store instead, which fails all later calls, and Pebble that all is well. From
+// then on nothing on disk is changed any more, so a restart finds what was there
+// before the failure. Tables are not concerned: Pebble tries to write them again.
 type metaFS struct {
 	vfs.FS
 	mode   SyncMode
-	failed func(error)
+	failed func(error) // must call freeze
 	frozen atomic.Bool
 
-	mu   sync.Mutex // guards open
-	open map[*walFile]struct{}
+	mu   sync.Mutex // guards open; held while one of them is synced
+	open map[*metaFile]struct{}
 
 	quit chan struct{}
 	wg   sync.WaitGroup
@@ -32,9 +40,9 @@ type metaFS struct {
 
 var errFrozen = errors.New("the store has failed and takes no more changes")
 
-// newMetaFS wraps fs. failed is told of a sync that fails behind Pebble's back.
+// newMetaFS wraps fs. failed is told of what Pebble is not.
 func newMetaFS(fs vfs.FS, mode SyncMode, failed func(error)) *metaFS {
-	return &metaFS{FS: fs, mode: mode, failed: failed, open: map[*walFile]struct{}{}, quit: make(chan struct{})}
+	return &metaFS{FS: fs, mode: mode, failed: failed, open: map[*metaFile]struct{}{}, quit: make(chan struct{})}
 }
 
 // start begins the periodic syncs of SyncInterval.
@@ -81,18 +89,49 @@ func (m *metaFS) syncOpen() {
 	}
 }
 
-// wrap returns f as Pebble is to see it.
-func (m *metaFS) wrap(name string, f vfs.File, err error) (vfs.File, error) {
+func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+
+// vital reports whether Pebble cannot go on without the file.
+func (m *metaFS) vital(name string) bool {
+	return !strings.HasSuffix(name, ".sst") && !strings.HasSuffix(name, ".blob")
+}
+
+// change does a change of the directory that Pebble must believe in.
+func (m *metaFS) change(what, name string, do func() error) error {
+	if m.frozen.Load() {
+		return nil
+	}
+	if err := do(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.failed(fmt.Errorf("%s %s: %w", what, name, err))
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// create opens a file for writing with do.
+func (m *metaFS) create(name string, do func() (vfs.File, error)) (vfs.File, error) {
+	vital := m.vital(name)
+	if m.frozen.Load() {
+		if vital {
+			return nullFile{}, nil
+		}
+		return nil, errFrozen
+	}
+	f, err := do()
 	if err != nil {
-		return nil, err
+		if !vital {
+			return nil, err
+		}
+		m.failed(fmt.Errorf("create %s: %w", name, err))
+		return nullFile{}, nil
 	}
-	if m.mode == SyncAlways || !strings.HasSuffix(name, ".log") {
-		return &metaFile{File: f, fs: m}, nil
+	w := &metaFile{File: f, fs: m, name: name, vital: vital, lazy: m.mode != SyncAlways && isLog(name)}
+	if w.lazy {
+		m.mu.Lock()
+		m.open[w] = struct{}{}
+		m.mu.Unlock()
 	}
-	w := &walFile{metaFile: metaFile{File: f, fs: m}, name: name}
-	m.mu.Lock()
-	m.open[w] = struct{}{}
-	m.mu.Unlock()
 	return w, nil
 }
 
@@ -101,43 +140,28 @@ func (m *metaFS) Unwrap() vfs.FS { return m.FS }
 
 // Create implements vfs.FS.
 func (m *metaFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if m.frozen.Load() {
-		return nil, errFrozen
-	}
-	f, err := m.FS.Create(name, c)
-	return m.wrap(name, f, err)
+	return m.create(name, func() (vfs.File, error) { return m.FS.Create(name, c) })
 }
 
 // ReuseForWrite implements vfs.FS.
 func (m *metaFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if m.frozen.Load() {
-		return nil, errFrozen
-	}
-	f, err := m.FS.ReuseForWrite(from, to, c)
-	return m.wrap(to, f, err)
+	return m.create(to, func() (vfs.File, error) { return m.FS.ReuseForWrite(from, to, c) })
 }
 
 // OpenReadWrite implements vfs.FS.
 func (m *metaFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	if m.frozen.Load() {
-		return nil, errFrozen
-	}
-	f, err := m.FS.OpenReadWrite(name, c, opts...)
-	return m.wrap(name, f, err)
+	return m.create(name, func() (vfs.File, error) { return m.FS.OpenReadWrite(name, c, opts...) })
 }
 
 // Link implements vfs.FS.
 func (m *metaFS) Link(from, to string) error {
-	if m.frozen.Load() {
-		return errFrozen
-	}
-	return m.FS.Link(from, to)
+	return m.change("link", from, func() error { return m.FS.Link(from, to) })
 }
 
-// Remove implements vfs.FS.
+// Remove implements vfs.FS. Pebble copes with a file that stays.
 func (m *metaFS) Remove(name string) error {
 	if m.frozen.Load() {
-		return errFrozen
+		return nil
 	}
 	return m.FS.Remove(name)
 }
@@ -145,17 +169,14 @@ func (m *metaFS) Remove(name string) error {
 // RemoveAll implements vfs.FS.
 func (m *metaFS) RemoveAll(name string) error {
 	if m.frozen.Load() {
-		return errFrozen
+		return nil
 	}
 	return m.FS.RemoveAll(name)
 }
 
 // Rename implements vfs.FS.
 func (m *metaFS) Rename(from, to string) error {
-	if m.frozen.Load() {
-		return errFrozen
-	}
-	return m.FS.Rename(from, to)
+	return m.change("rename", from, func() error { return m.FS.Rename(from, to) })
 }
 
 // OpenDir implements vfs.FS.
@@ -164,82 +185,132 @@ func (m *metaFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &metaDir{File: f, fs: m, name: name}, nil
+	return &metaFile{File: f, fs: m, name: name, vital: true}, nil
 }
 
-// metaDir is a directory. Pebble panics when one cannot be synced; instead the
-// store fails. Pebble is told that all is well, which does no harm: it can
-// change nothing from then on.
-type metaDir struct {
-	vfs.File
-	fs   *metaFS
-	name string
-}
-
-// Sync implements vfs.File.
-func (d *metaDir) Sync() error {
-	if err := d.File.Sync(); err != nil {
-		d.fs.failed(fmt.Errorf("sync %s: %w", d.name, err))
-	}
-	return nil
-}
-
-// metaFile is a file that cannot be written once the store has failed.
+// metaFile is a file or directory open for writing.
 type metaFile struct {
 	vfs.File
-	fs *metaFS
+	fs    *metaFS
+	name  string
+	vital bool        // errors go to the store, not to Pebble
+	lazy  bool        // syncs are put off
+	dirty atomic.Bool // one was
+}
+
+// do does what with f, as vital says.
+func (f *metaFile) do(what string, do func() error) error {
+	switch {
+	case f.fs.frozen.Load() && f.vital:
+		return nil
+	case f.fs.frozen.Load():
+		return errFrozen
+	}
+	err := do()
+	if err != nil && f.vital {
+		f.fs.failed(fmt.Errorf("%s %s: %w", what, f.name, err))
+		return nil
+	}
+	return err
 }
 
 // Write implements vfs.File.
 func (f *metaFile) Write(p []byte) (int, error) {
-	if f.fs.frozen.Load() {
-		return 0, errFrozen
+	err := f.do("write", func() error { _, err := f.File.Write(p); return err })
+	if err != nil {
+		return 0, err
 	}
-	return f.File.Write(p)
+	return len(p), nil
 }
 
 // WriteAt implements vfs.File.
 func (f *metaFile) WriteAt(p []byte, off int64) (int, error) {
-	if f.fs.frozen.Load() {
-		return 0, errFrozen
+	err := f.do("write", func() error { _, err := f.File.WriteAt(p, off); return err })
+	if err != nil {
+		return 0, err
 	}
-	return f.File.WriteAt(p, off)
+	return len(p), nil
 }
 
-// walFile is a log of Pebble whose syncs are put off.
-type walFile struct {
-	metaFile
-	name  string
-	dirty atomic.Bool // a sync was asked for and put off
+// Preallocate implements vfs.File.
+func (f *metaFile) Preallocate(off, length int64) error {
+	return f.do("preallocate", func() error { return f.File.Preallocate(off, length) })
 }
 
 // Sync implements vfs.File.
-func (f *walFile) Sync() error {
-	f.dirty.Store(true)
-	return nil
+func (f *metaFile) Sync() error {
+	if f.lazy {
+		f.dirty.Store(true)
+		return nil
+	}
+	return f.do("sync", f.File.Sync)
 }
 
 // SyncData implements vfs.File.
-func (f *walFile) SyncData() error { return f.Sync() }
+func (f *metaFile) SyncData() error {
+	if f.lazy {
+		return f.Sync()
+	}
+	return f.do("sync", f.File.SyncData)
+}
 
 // SyncTo implements vfs.File.
-func (f *walFile) SyncTo(int64) (bool, error) { return true, f.Sync() }
+func (f *metaFile) SyncTo(length int64) (full bool, err error) {
+	if f.lazy {
+		return true, f.Sync()
+	}
+	err = f.do("sync", func() error { full, err = f.File.SyncTo(length); return err })
+	return full, err
+}
 
-// settle does what was put off.
-func (f *walFile) settle() error {
-	if f.dirty.Swap(false) {
+// settle does the sync that was put off.
+func (f *metaFile) settle() error {
+	if f.dirty.Swap(false) && !f.fs.frozen.Load() {
 		return f.File.SyncData()
 	}
 	return nil
 }
 
 // Close implements vfs.File.
-func (f *walFile) Close() error {
-	f.fs.mu.Lock()
-	delete(f.fs.open, f)
-	f.fs.mu.Unlock()
-	return errors.Join(f.settle(), f.File.Close())
+func (f *metaFile) Close() error {
+	if f.lazy {
+		f.fs.mu.Lock()
+		delete(f.fs.open, f)
+		f.fs.mu.Unlock()
+		if err := f.settle(); err != nil {
+			f.fs.failed(fmt.Errorf("sync %s: %w", f.name, err))
+		}
+	}
+	return f.File.Close()
 }
+
+// nullFile swallows what Pebble writes after a failure.
+type nullFile struct{}
+
+var _ vfs.File = nullFile{}
+
+func (nullFile) Close() error                           { return nil }
+func (nullFile) Read([]byte) (int, error)               { return 0, errFrozen }
+func (nullFile) ReadAt([]byte, int64) (int, error)      { return 0, errFrozen }
+func (nullFile) Write(p []byte) (int, error)            { return len(p), nil }
+func (nullFile) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (nullFile) Preallocate(_, _ int64) error           { return nil }
+func (nullFile) Sync() error                            { return nil }
+func (nullFile) SyncTo(int64) (bool, error)             { return true, nil }
+func (nullFile) SyncData() error                        { return nil }
+func (nullFile) Prefetch(_, _ int64) error              { return nil }
+func (nullFile) Fd() uintptr                            { return vfs.InvalidFd }
+func (nullFile) Stat() (vfs.FileInfo, error)            { return nullInfo{}, nil }
+
+type nullInfo struct{}
+
+func (nullInfo) Name() string           { return "" }
+func (nullInfo) Size() int64            { return 0 }
+func (nullInfo) Mode() fs.FileMode      { return 0 }
+func (nullInfo) ModTime() time.Time     { return time.Time{} }
+func (nullInfo) IsDir() bool            { return false }
+func (nullInfo) Sys() any               { return nil }
+func (nullInfo) DeviceID() vfs.DeviceID { return vfs.DeviceID{} }
 
 // metaLogger is Pebble's log.
 type metaLogger struct {
@@ -251,12 +322,12 @@ var _ pebble.Logger = (*metaLogger)(nil)
 
 // Infof implements pebble.Logger.
 func (l *metaLogger) Infof(format string, args ...any) {
-	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+	l.log.Debug("pebble", "message", fmt.Sprintf(format, args...))
 }
 
 // Errorf implements pebble.Logger.
 func (l *metaLogger) Errorf(format string, args ...any) {
-	l.log.Warn("pebble: " + fmt.Sprintf(format, args...))
+	l.log.Warn("pebble", "message", fmt.Sprintf(format, args...))
 }
 
 // Fatalf implements pebble.Logger.

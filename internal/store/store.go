@@ -48,7 +48,7 @@ type Options struct {
 	Logger       *slog.Logger  // default: discard
 	// Done is called once per commit with its ops that have an owner; see
 	// mq.Store. ops is valid during the call only. It may call the store, but
-	// must not wait for another Done.
+	// not Throttle or Close, which wait for it.
 	Done     func(ops []mq.Op, err error)
 	Observer Observer
 }
@@ -106,7 +106,7 @@ func Open(o Options) (_ *Store, err error) {
 		Done: o.Done, Observer: o.Observer,
 	})
 	if err != nil {
-		s.meta.close()
+		_ = s.meta.close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil

@@ -88,6 +88,42 @@ func benchPutAck(b *testing.B, mode SyncMode, writers int) {
 	reportCPU(b, cpu, b.N)
 }
 
+// BenchmarkOpenLoop submits a fixed number of puts a second, whatever becomes
+// of them: what many senders that do not know of each other look like.
+func BenchmarkOpenLoop(b *testing.B) {
+	for _, rate := range []int{1000, 5000, 20_000} {
+		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) {
+			var commits, done atomic.Int64
+			l, err := Open(Options{
+				Dir:      b.TempDir(),
+				Done:     func(ops []mq.Op, _ error) { done.Add(int64(len(ops))) },
+				Observer: Observer{Commit: func(CommitInfo) { commits.Add(1) }},
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			in := l.Inbox("c")
+			record := make([]byte, 256)
+			cpu := cpuTime()
+			b.ResetTimer()
+			start := time.Now()
+			for i := 0; i < b.N; {
+				for due := int(time.Since(start).Seconds() * float64(rate)); i < min(due, b.N); i++ {
+					l.Submit(mq.Op{Kind: mq.OpPut, Inbox: in, Seq: uint64(i + 1), Record: record, Owner: b})
+				}
+				time.Sleep(100 * time.Microsecond) // in truth up to 1 ms: messages come in small bunches
+			}
+			for done.Load() < int64(b.N) {
+				time.Sleep(time.Millisecond)
+			}
+			b.StopTimer()
+			reportCPU(b, cpu, b.N)
+			b.ReportMetric(float64(b.N)/float64(commits.Load()), "ops/commit")
+		})
+	}
+}
+
 // BenchmarkOfflinePut puts messages for many clients that are away; nobody
 // waits for a single one.
 func BenchmarkOfflinePut(b *testing.B) {

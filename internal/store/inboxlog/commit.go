@@ -68,7 +68,7 @@ func (c *committer) run() {
 	for {
 		<-q.wake
 		if c.l.opts.Sync == SyncAlways {
-			c.pace.wait(q, c.l.stop)
+			c.pace.wait()
 		}
 		var mv *moves
 		var ok bool
@@ -112,7 +112,8 @@ func (c *committer) commitQueue() {
 		c.l.lookAtDisk(start)
 		to, nextGroup := c.encode(from, gi)
 		info := CommitInfo{Bytes: len(c.enc.buf)}
-		err := c.write(c.owned(from, to), &info)
+		owned := c.owned(from, to)
+		err := c.write(owned > 0, &info)
 		if err != nil {
 			c.save(from, to, gi, err, &info)
 		}
@@ -122,19 +123,21 @@ func (c *committer) commitQueue() {
 			info.Ops, info.Total, info.Err = to-from, time.Since(start), err
 			f(info)
 		}
-		c.pace.committed(to-from, info.Sync > 0)
+		if info.Sync > 0 {
+			c.pace.committed(owned)
+		}
 		from, gi = to, nextGroup
 	}
 }
 
-// owned reports whether somebody waits for one of ops[from:to].
-func (c *committer) owned(from, to int) bool {
+// owned returns how many of ops[from:to] somebody waits for.
+func (c *committer) owned(from, to int) (n int) {
 	for i := from; i < to; i++ {
 		if c.ops[i].Owner != nil {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // save rescues of the failed commit ops[from:to] what is not a put: those fail
@@ -158,7 +161,7 @@ func (c *committer) save(from, to, group int, err error, info *CommitInfo) {
 			i += n
 		}
 		c.enc.finish()
-		if err = c.write(c.owned(from, to), info); err == nil {
+		if err = c.write(c.owned(from, to) > 0, info); err == nil {
 			return
 		}
 	}
@@ -180,7 +183,7 @@ func (c *committer) giveUp(i, n int, err error) {
 	if final && ops[0].Kind == kindForget {
 		return // there is nothing to write for it
 	}
-	if !final && !hasPut(ops) && !c.owned(i, i+n) {
+	if !final && !hasPut(ops) && c.owned(i, i+n) == 0 {
 		if n > 1 {
 			c.carryGroups = append(c.carryGroups, span{len(c.carry), len(c.carry) + n})
 		}
@@ -282,6 +285,7 @@ func (c *committer) rotate() error {
 	l.tail.mu.Unlock()
 	l.ix.mu.Lock()
 	old.sealed, old.sealAt, old.commit = true, sealAt, c.number
+	l.ix.sealed += sealAt - segmentHeaderSize
 	l.ix.segs = append(l.ix.segs, p.seg)
 	l.segments.Store(int64(len(l.ix.segs)))
 	l.ix.mu.Unlock()
@@ -361,7 +365,7 @@ func (c *committer) complete(from, to int) {
 	for i := 0; i < len(c.refused); {
 		k := i
 		ops := c.l.newDone()
-		for ; k < len(c.refused) && c.refused[k].err == c.refused[i].err; k++ {
+		for ; k < len(c.refused) && c.refused[k].err == c.refused[i].err; k++ { //nolint:errorlint // the same error, not the same kind
 			ops = append(ops, c.refused[k].op)
 		}
 		c.l.completions <- completion{ops, c.refused[i].err}
@@ -369,7 +373,7 @@ func (c *committer) complete(from, to int) {
 	}
 	clear(c.refused)
 	c.refused = c.refused[:0]
-	if !c.owned(from, to) {
+	if c.owned(from, to) == 0 {
 		return
 	}
 	done := c.l.newDone()

@@ -106,9 +106,10 @@
 // refers to: it lies behind it. Before a segment is freed, everything written
 // so far is synced, so what ended its entries does not vanish in a power loss
 // that the freeing survives. When the log is more than twice what is live, plus
-// four segments, the live rest of the oldest segment is moved to the end,
-// whatever else is dead in the middle. At that ratio, half of what is written
-// for moving is new space. Order, seqs, flags and put times stay.
+// four segments (or at the disk limit and a sixth of it dead), the live rest of the
+// oldest segment is moved to the end, whatever else is dead in the middle. At
+// that ratio, half of the space that is passed over is got back. Order, seqs,
+// flags and put times stay.
 //
 // A move is written before the ops that wait, from what the index says after
 // all ops that are written. So in the log no move follows the end of its entry.

@@ -1,8 +1,6 @@
 package inboxlog
 
 import (
-	"time"
-
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -205,50 +203,5 @@ func (n *names) fill(from int) {
 		}
 		n.clients = append(n.clients, client)
 		n.origins = append(n.origins, origin)
-	}
-}
-
-// pace spaces out syncs: while many ops come, one sync every maxGap costs half
-// the CPU of one after the other.
-type pace struct {
-	last    time.Time // end of the last synced commit
-	average float64   // ops per commit
-}
-
-// crowd is the average number of ops per commit above which waiting for more
-// pays. A single sender that waits for each of its messages stays below.
-const crowd = 2
-
-// wait returns when the next sync may start: at once when few ops come, after
-// maxGap since the last one, or when nothing came for a while because all
-// senders wait for this commit.
-func (p *pace) wait(q *queue, stop <-chan struct{}) {
-	if p.average <= crowd {
-		return
-	}
-	until := p.last.Add(maxGap)
-	for n := q.length(); ; {
-		d := time.Until(until)
-		if d <= 0 {
-			return
-		}
-		select {
-		case <-stop:
-			return
-		default:
-			time.Sleep(min(d, gapSlice))
-		}
-		more := q.length()
-		if more == n || q.waiting() > maxCommit {
-			return
-		}
-		n = more
-	}
-}
-
-func (p *pace) committed(ops int, synced bool) {
-	if synced {
-		p.last = time.Now()
-		p.average += (float64(ops) - p.average) / 4
 	}
 }

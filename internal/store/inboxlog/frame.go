@@ -20,9 +20,6 @@ type position uint64
 
 func at(epoch uint32, offset int64) position { return position(epoch)<<32 | position(offset) }
 
-func (p position) epoch() uint32 { return uint32(p >> 32) }
-func (p position) offset() int64 { return int64(uint32(p)) }
-
 type frameType uint8
 
 const (

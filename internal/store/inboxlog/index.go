@@ -26,6 +26,7 @@ type index struct {
 
 	segs      []*segment // by epoch, without gaps; the last is the active one
 	live      int64      // bytes of segments still needed, by estimate
+	sealed    int64      // bytes of frames in sealed segments
 	entryN    int64
 	expireAt  uint32 // slot where Expired goes on
 	expireSeq uint64 // and the seq in it after which

@@ -450,6 +450,15 @@ func checkAccounts(t tb, l *Log) {
 				entries[s.epoch], claims[s.epoch], size24[s.epoch], s.entries, s.claims, s.bytes)
 		}
 	}
+	var sealed int64
+	for _, s := range ix.segs {
+		if s.sealed {
+			sealed += s.sealAt - segmentHeaderSize
+		}
+	}
+	if sealed != ix.sealed {
+		t.Fatalf("sealed: counted %d, it says %d", sealed, ix.sealed)
+	}
 	if live != ix.live {
 		t.Fatalf("live: counted %d, it says %d", live, ix.live)
 	}

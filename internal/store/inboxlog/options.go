@@ -81,9 +81,8 @@ const (
 	maxSegmentSize     = 1 << 30
 	defaultInterval    = 100 * time.Millisecond
 
-	lazyDelay    = 5 * time.Millisecond // the longest a lazy op waits to be written
-	maxGap       = 2 * time.Millisecond // between syncs, while ops keep coming
-	gapSlice     = 200 * time.Microsecond
+	lazyDelay    = 5 * time.Millisecond   // the longest a lazy op waits to be written
+	maxGap       = 2 * time.Millisecond   // between syncs, while ops keep coming
 	retryDelay   = 100 * time.Millisecond // before lazy ops of a failed commit are tried again
 	maxCommit    = 4 << 20                // bytes; a single unit may be larger
 	frameTarget  = 4 << 10                // bytes of ops after which a frame is closed

@@ -15,7 +15,7 @@ type queue struct {
 	groups []span // parts of ops that are atomic units, ascending
 	bytes  int    // of ops
 	taken  int    // bytes taken and not done
-	urgent bool   // an op in ops has an owner
+	owned  int    // how many of ops have an owner
 	closed bool
 	moves  *moves // from the keeper
 
@@ -49,19 +49,19 @@ func (q *queue) submit(ops ...mq.Op) {
 		q.mu.Unlock()
 		return
 	}
-	first := len(q.ops) == 0
-	owned := false
+	first, before := len(q.ops) == 0, q.owned
 	for i := range ops {
 		q.bytes += opOverhead + len(ops[i].Record)
-		owned = owned || ops[i].Owner != nil
+		if ops[i].Owner != nil {
+			q.owned++
+		}
 	}
 	if len(ops) > 1 {
 		q.groups = append(q.groups, span{len(q.ops), len(q.ops) + len(ops)})
 	}
 	q.ops = append(q.ops, ops...)
-	wake := owned && !q.urgent || !owned && q.bytes > maxCommit
-	q.urgent = q.urgent || owned
-	if first && !owned {
+	wake := before == 0 && q.owned > 0 || q.owned == 0 && q.bytes > maxCommit
+	if first && q.owned == 0 {
 		q.lazy.Reset(lazyDelay)
 	}
 	q.mu.Unlock()
@@ -80,7 +80,7 @@ func (q *queue) take(ops []mq.Op, groups []span) (_ []mq.Op, _ []span, mv *moves
 	mv, q.moves = q.moves, nil
 	q.taken += q.bytes
 	q.bytes = 0
-	q.urgent = false
+	q.owned = 0
 	return ops, groups, mv, len(ops) > 0 || mv != nil || !q.closed
 }
 
@@ -103,12 +103,6 @@ func (q *queue) waiting() int {
 	return q.bytes + q.taken
 }
 
-func (q *queue) length() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.ops)
-}
-
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
@@ -121,7 +115,7 @@ func (q *queue) close() {
 // release lets whoever is in Throttle look again.
 func (q *queue) release() {
 	q.mu.Lock() // so that nobody is between looking and waiting
-	q.mu.Unlock()
+	defer q.mu.Unlock()
 	q.space.Broadcast()
 }
 
@@ -151,11 +145,13 @@ func (l *Log) Admit(size int) error {
 	if int64(size) > l.maxRecord() {
 		return l.tooLarge(size)
 	}
-	if l.full(int64(size) + putSize + targetSize + frameHeaderSize + frameAlign) {
+	if l.full(int64(size) + frameHeaderSize + 2*frameAlign + simpleSize + putSize + targetSize + usualClient) {
 		return errFull
 	}
 	return nil
 }
+
+const usualClient = 256 // bytes that Admit takes client IDs to need
 
 var errFull = &mq.Error{Code: mq.StoreFull, Text: "store full"}
 

@@ -231,6 +231,9 @@ func (r *recovery) settle(e end) error {
 		l.ix.segs = l.ix.segs[:n-1]
 	}
 	for _, s := range l.ix.segs {
+		if s.sealed {
+			l.ix.sealed += s.sealAt - segmentHeaderSize
+		}
 		if s.hinted {
 			continue
 		}

@@ -107,11 +107,11 @@ var errBadHeader = errors.New("the segment's header does not check")
 // errBadHeader, a VersionError or a read error.
 func (s *segment) readHeader() error {
 	b := make([]byte, segmentHeaderSize)
-	if n, err := s.file.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	n, err := s.file.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read %s: %w", s.path, err)
-	} else {
-		clear(b[n:])
 	}
+	clear(b[n:])
 	for _, h := range [][]byte{b[:headerBytes], b[headerCopyAt : headerCopyAt+headerBytes]} {
 		le := binary.LittleEndian
 		if string(h[:8]) != segmentMagic || le.Uint32(h[44:]) != crc32.Checksum(h[:44], castagnoli) {

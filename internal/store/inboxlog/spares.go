@@ -79,6 +79,8 @@ func (l *Log) newSegment(epoch uint32) (*segment, error) {
 	return l.makeSegment(from, epoch, l.opts.SegmentSize)
 }
 
+const fillSync = 4 << 20 // bytes of zeros after which they are synced
+
 // newSpare makes a file of SegmentSize zeros. It stops filling it when the
 // committer waits: the segment then grows as it is used.
 func (l *Log) newSpare() (string, error) {
@@ -92,6 +94,12 @@ func (l *Log) newSpare() (string, error) {
 	for off := int64(0); off < l.opts.SegmentSize && !l.prep.urgent.Load(); off += int64(len(zeros)) {
 		if _, err = f.WriteAt(zeros[:min(int64(len(zeros)), l.opts.SegmentSize-off)], off); err != nil {
 			break
+		}
+		// In pieces, so that a commit's sync does not have to wait for all.
+		if off%fillSync == 0 && off > 0 {
+			if err = f.SyncData(); err != nil {
+				break
+			}
 		}
 	}
 	if err == nil {

@@ -31,8 +31,8 @@ func drawStep(t *rapid.T, r *rig, maxRecord int) step {
 		}
 	case mq.OpClaim, mq.OpRelease:
 		s.op.PacketID = uint16(rapid.IntRange(1, 5).Draw(t, "packet"))
-	default:
-		s.op.Seq = last - min(last, uint64(rapid.IntRange(0, 12).Draw(t, "back")))
+	default: // also of what is not put yet
+		s.op.Seq = last + 3 - min(last+3, uint64(rapid.IntRange(0, 15).Draw(t, "back")))
 	}
 	return s
 }
@@ -53,7 +53,7 @@ func runStateMachine(t *rapid.T, mode SyncMode) {
 	seed := rapid.Uint64().Draw(t, "seed")
 	rng := rand.New(rand.NewPCG(seed, seed))
 	t.Repeat(map[string]func(*rapid.T){
-		"one": func(t *rapid.T) { r.submit(rapid.Bool().Draw(t, "owned"), drawStep(t, r, 9000)) },
+		"one": func(*rapid.T) { r.submit(rapid.Bool().Draw(t, "owned"), drawStep(t, r, 9000)) },
 		"many": func(t *rapid.T) {
 			for range rapid.IntRange(1, 60).Draw(t, "n") {
 				r.submit(rapid.Bool().Draw(t, "owned"), drawStep(t, r, 9000))
@@ -65,6 +65,16 @@ func runStateMachine(t *rapid.T, mode SyncMode) {
 				g = append(g, drawStep(t, r, 3000))
 			}
 			r.submit(rapid.Bool().Draw(t, "owned"), g...)
+		},
+		"large group": func(t *rapid.T) { // of several frames, if groups were cut
+			var g []step
+			for range rapid.IntRange(3, 6).Draw(t, "n") {
+				g = append(g, r.put(rapid.SampledFrom(r.clients).Draw(t, "client"), 3000))
+			}
+			r.submit(true, g...)
+			if rapid.Bool().Draw(t, "wait") {
+				r.wait()
+			}
 		},
 		"fan-out": func(t *rapid.T) {
 			var g []step
@@ -85,9 +95,9 @@ func runStateMachine(t *rapid.T, mode SyncMode) {
 				}
 			}
 		},
-		"check":  func(t *rapid.T) { r.check() },
-		"reopen": func(t *rapid.T) { r.reopen() },
-		"kill":   func(t *rapid.T) { r.crash(100, rng, true) },
+		"check":  func(*rapid.T) { r.check() },
+		"reopen": func(*rapid.T) { r.reopen() },
+		"kill":   func(*rapid.T) { r.crash(100, rng, true) },
 		"power": func(t *rapid.T) {
 			r.crash(rapid.SampledFrom([]int{0, 30, 50, 90}).Draw(t, "percent"), rng, mode == SyncAlways)
 		},

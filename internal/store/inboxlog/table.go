@@ -22,10 +22,8 @@ type shard struct {
 
 func newTable() *table { return &table{seed: maphash.MakeSeed()} }
 
-// hash returns the hash of a client ID; the same for string and bytes.
+// hash returns the hash of a client ID.
 func (t *table) hash(name string) uint32 { return uint32(maphash.String(t.seed, name) >> 16) }
-
-func (t *table) hashBytes(name []byte) uint32 { return uint32(maphash.Bytes(t.seed, name) >> 16) }
 
 // find returns the slot with this hash for which same is true, or 0.
 func (ix *index) find(hash uint32, name string) uint32 {

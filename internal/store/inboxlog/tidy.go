@@ -54,18 +54,22 @@ func (l *Log) wantsTidy() bool {
 }
 
 // sparse reports whether the log is larger than times what is live, plus some
-// segments, or whether it is at its limit and a quarter of it is dead. Locked:
-// index.mu.
+// segments, or is at its limit, and moving would get a good part of it back.
+// Locked: index.mu.
 func (l *Log) sparse(times, segments int64) bool {
-	n := int64(len(l.ix.segs))
-	if n < 2 {
+	ix := l.ix
+	n := int64(len(ix.segs))
+	used := n * l.opts.SegmentSize
+	// Space at the end of segments that is too small for a record is not
+	// counted as dead: moving does not get it back, and must not try for ever.
+	dead := ix.sealed - (ix.live - ix.segs[n-1].bytes)
+	if dead < l.opts.SegmentSize {
 		return false
 	}
-	used := n * l.opts.SegmentSize
-	if limit := l.maxSegments(); limit > 0 && n >= limit && l.ix.live < used/4*3 {
+	if limit := l.maxSegments(); limit > 0 && n >= limit && dead > ix.sealed/6 {
 		return true
 	}
-	return used > times*l.ix.live+segments*l.opts.SegmentSize
+	return used > times*ix.live+segments*l.opts.SegmentSize
 }
 
 func (l *Log) sparseNow() bool {
@@ -97,6 +101,7 @@ func (l *Log) retire() bool {
 	}
 	l.ix.mu.Lock()
 	l.ix.segs = slices.Delete(l.ix.segs, 0, 1)
+	l.ix.sealed -= s.sealAt - segmentHeaderSize
 	l.segments.Store(int64(len(l.ix.segs)))
 	l.ix.mu.Unlock()
 	return true
