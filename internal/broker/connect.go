@@ -27,6 +27,13 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s := b.acquire(req.ClientID)
 	old := s.detach(batch)
 	resume := s.exists && !req.CleanStart
+	if old == nil && !s.needsStore(req, resume) {
+		// The common case of a million devices that come back: nothing to wait for.
+		s.attach(req, resume, batch)
+		s.mu.Unlock()
+		batch.pump(s)
+		return s, nil
+	}
 	busy := make(chan struct{})
 	s.busy = busy
 	s.mu.Unlock()
@@ -55,6 +62,18 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.mu.Unlock()
 	batch.pump(s)
 	return s, nil
+}
+
+// needsStore reports whether the store must be asked or told before the
+// connection is accepted. s is locked and offline.
+func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
+	switch {
+	case s.count > 0 && (!resume || s.forgotAt != 0):
+		return true
+	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || len(s.claims) > 0):
+		return true
+	}
+	return req.Expiry > 0 && !(s.metaSet && s.metaExp == req.Expiry)
 }
 
 // forgetWindow is how long after the last removal of an entry the store is
@@ -92,6 +111,10 @@ func (b *Broker) acquire(id string) *Session {
 
 // attach makes the connection the session's. s is locked.
 func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
+	if !resume {
+		s.sentTo = 0
+		s.life++
+	}
 	s.exists = true
 	s.expiry = req.Expiry
 	s.deadline = 0

@@ -39,27 +39,23 @@ var programStart = time.Now()
 // the reader goroutine. There may be a million: what only some need is in
 // detail.
 type conn struct {
-	srv       *Server
-	nc        net.Conn
-	raw       syscall.RawConn // nil: TLS or WebSocket, which cannot be read without waiting
-	transport transport
+	srv *Server
+	nc  net.Conn
+	raw syscall.RawConn // nil: TLS or WebSocket, which cannot be read without waiting
 
-	out outbox
+	out     outbox
+	writeFn func(fd uintptr) bool // of the goroutine that made the outbox busy
+	writeOp *writeOp              // and this
 
-	// of the goroutine that made the outbox busy
-	writeFn func(fd uintptr) bool
-	writeOp *writeOp
-
-	// set before CONNECT is answered, then constant
-	version     mqtt.Version
-	problemInfo bool // may send reason strings [MQTT-3.1.2-29]
-	maxPacket   uint32
-	keepAlive   time.Duration // until it is dead: 1.5 times the interval; 0: off
-	sess        *broker.Session
-	principal   *mq.Principal
-
-	hello           *connackInfo // while CONNECT is being answered
-	serverKeepAlive uint16       // seconds, told to the client; 0: its own counts
+	// Set before CONNECT is answered, then constant.
+	transport       transport
+	version         mqtt.Version
+	serverKeepAlive uint16        // seconds, told to the client; 0: its own counts
+	maxPacket       uint32        // bytes, of the client
+	problemInfo     bool          // may send reason strings [MQTT-3.1.2-29]
+	keepAlive       time.Duration // until it is dead: 1.5 times the interval; 0: off
+	sess            *broker.Session
+	principal       *mq.Principal
 
 	connected atomic.Bool // CONNACK 0x00 was sent
 	unacked   atomic.Int32

@@ -115,7 +115,8 @@ func (c *conn) connect(p *mqtt.Connect, w *worker) error {
 
 // authenticate sets the principal.
 func (c *conn) authenticate(p *mqtt.Connect, id string) error {
-	cred := mq.Credentials{
+	cred := &c.w.credentials
+	*cred = mq.Credentials{
 		ClientID: id, HasUsername: p.HasUsername, Username: string(p.Username),
 		HasPassword: p.HasPassword, Password: p.Password, Remote: c.remote().Addr(),
 	}
@@ -130,7 +131,7 @@ func (c *conn) authenticate(p *mqtt.Connect, id string) error {
 		ctx, cancel = context.WithTimeout(ctx, c.srv.opt.ConnectTimeout)
 		defer cancel()
 	}
-	who, err := c.srv.opt.Auth.Authenticate(ctx, &cred)
+	who, err := c.srv.opt.Auth.Authenticate(ctx, cred)
 	if err != nil {
 		return err
 	}
@@ -141,8 +142,8 @@ func (c *conn) authenticate(p *mqtt.Connect, id string) error {
 // attach connects the session. The CONNACK is sent by the core, through
 // SendConnack, when the session is ready.
 func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) error {
-	hello := &connackInfo{assigned: assigned, id: id}
-	c.hello = hello
+	hello := &w.hello
+	*hello = connackInfo{assigned: assigned, id: id}
 	expiry := uint32(0)
 	switch {
 	case c.version != mqtt.V5 && !p.CleanStart:
@@ -169,7 +170,6 @@ func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) erro
 	_, err := c.srv.broker.Connect(broker.ConnectRequest{
 		ClientID: id, Conn: c, CleanStart: p.CleanStart, Expiry: expiry, ReceiveMax: receiveMax,
 	}, &w.batch)
-	c.hello = nil
 	if err != nil {
 		c.srv.log.Error("cannot accept a session", "client", id, "error", err)
 		return c.reject(connackCode(mq.StoreFailed, c.version), "the server could not store the session", &w.batch)
@@ -201,18 +201,18 @@ func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b
 	*ack = mqtt.Connack{SessionPresent: sessionPresent}
 	if c.version == mqtt.V5 {
 		c.unacked.Store(int32(claims)) // in 3.x PUBREC is what counts
-		p := &ack.Properties
+		p, hello := &ack.Properties, &c.w.hello
 		p.ReceiveMaximum = uint16(c.srv.opt.ReceiveMax)
 		p.MaximumPacketSize = uint32(c.srv.opt.PacketSize)
 		p.TopicAliasMaximum = topicAliasMax
 		p.Set(mqtt.PropReceiveMaximum, mqtt.PropMaximumPacketSize, mqtt.PropTopicAliasMaximum,
 			mqtt.PropRetainAvailable, mqtt.PropSharedAvailable, mqtt.PropSubscriptionIDAvailable) // the last three: not available
-		if c.hello.assigned { // [MQTT-3.2.2-16]
-			p.AssignedClientID = []byte(c.hello.id)
+		if hello.assigned { // [MQTT-3.2.2-16]
+			p.AssignedClientID = []byte(hello.id)
 			p.Set(mqtt.PropAssignedClientID)
 		}
-		if c.hello.expiry != nil { // [MQTT-3.2.2.3.2]
-			p.SessionExpiry = *c.hello.expiry
+		if hello.expiry != nil { // [MQTT-3.2.2.3.2]
+			p.SessionExpiry = *hello.expiry
 			p.Set(mqtt.PropSessionExpiry)
 		}
 		if c.serverKeepAlive != 0 { // [MQTT-3.2.2-21]

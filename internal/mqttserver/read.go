@@ -22,6 +22,8 @@ type worker struct {
 
 	connect     mqtt.Connect
 	connack     mqtt.Connack
+	hello       connackInfo
+	credentials mq.Credentials
 	publish     mqtt.Publish
 	ack         mqtt.Ack
 	subscribe   mqtt.Subscribe
