@@ -25,6 +25,7 @@ run: build
 	bin/homing serve
 
 test:
+	-test/clients/install.sh
 	$(if $(RACE),CGO_ENABLED=1) go test -timeout 20m $(if $(RACE),-race) ./...
 
 lint: $(GOLANGCI)

@@ -13,24 +13,26 @@ import (
 
 // gate is open while the server is up.
 type gate struct {
-	mu sync.Mutex
-	ch chan struct{} // closed while open; nil: shut, nobody has asked
-	is bool
+	mu     sync.Mutex
+	isOpen bool
+	ch     chan struct{} // closed when and while it is open; nil: nobody has asked
 }
 
 func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.is && g.ch != nil {
+	if !g.isOpen && g.ch != nil {
 		close(g.ch)
 	}
-	g.is = true
+	g.isOpen = true
 }
 
 func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.is, g.ch = false, nil
+	if g.isOpen {
+		g.isOpen, g.ch = false, nil
+	}
 }
 
 // passable is closed when the gate is or gets open.
@@ -39,7 +41,7 @@ func (g *gate) passable() <-chan struct{} {
 	defer g.mu.Unlock()
 	if g.ch == nil {
 		g.ch = make(chan struct{})
-		if g.is {
+		if g.isOpen {
 			close(g.ch)
 		}
 	}
@@ -50,7 +52,8 @@ func (g *gate) passable() <-chan struct{} {
 type link struct {
 	conn    net.Conn
 	version mqtt.Version
-	in      chan any // closed at the end
+	in      chan any      // closed at the end
+	ended   chan struct{} // closed at the end, though in has something left
 	stop    chan struct{}
 	present bool // session present
 }
@@ -81,13 +84,14 @@ func (c *crash) linkUp(v mqtt.Version, how *mqtt.Connect) (*link, error) {
 		return nil, errRefused
 	}
 	_ = conn.SetDeadline(time.Time{})
-	l := &link{conn: conn, version: v, in: make(chan any, 1024), stop: make(chan struct{}), present: ack.SessionPresent}
+	l := &link{conn: conn, version: v, in: make(chan any, 4096), ended: make(chan struct{}), stop: make(chan struct{}), present: ack.SessionPresent}
 	go l.read(c, string(how.ClientID), r)
 	return l, nil
 }
 
 func (l *link) read(c *crash, id string, r *bufio.Reader) {
 	defer close(l.in)
+	defer close(l.ended)
 	for {
 		x, err := readPacket(r, l.version)
 		if err != nil {
@@ -118,8 +122,7 @@ func (l *link) send(b []byte) bool {
 func (l *link) drop() {
 	l.conn.Close()
 	close(l.stop)
-	for range l.in { //nolint:revive // until the reader has ended
-	}
+	<-l.ended
 }
 
 // connect connects as soon as the server is there; nil: the run is over.
@@ -128,6 +131,9 @@ func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) *link {
 		select {
 		case <-c.up.passable():
 		case <-c.over:
+			return nil
+		}
+		if isClosed(c.over) {
 			return nil
 		}
 		l, err := c.linkUp(v, how)
@@ -140,22 +146,4 @@ func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) *link {
 			return nil
 		}
 	}
-}
-
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
-}
-
-func containsAny(s string, words ...string) bool {
-	for _, w := range words {
-		if strings.Contains(s, w) {
-			return true
-		}
-	}
-	return false
 }

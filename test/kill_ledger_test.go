@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/homing-mq/homing/internal/mqtt"
@@ -53,12 +54,16 @@ type ledger struct {
 	mu       sync.Mutex
 	accounts map[pair]*account
 	problems []string
-	marks    map[string]string // by target: the last mark it has seen
+	marks    map[string]string   // by target: the last mark it has seen
+	traces   map[string][]string // by target: the last it has received
 	changed  chan struct{}
 }
 
 func newLedger() *ledger {
-	return &ledger{accounts: make(map[pair]*account), marks: make(map[string]string), changed: make(chan struct{})}
+	return &ledger{
+		accounts: make(map[pair]*account), marks: make(map[string]string), traces: make(map[string][]string),
+		changed: make(chan struct{}),
+	}
 }
 
 // news is closed with the next change.
@@ -110,9 +115,12 @@ func (l *ledger) acknowledge(e entry, a *mqtt.Ack) {
 	})
 }
 
-// deliver notes a delivery, before the target acknowledges it.
-func (l *ledger) deliver(e entry) {
+// deliver notes a delivery, before the target acknowledges it. how describes
+// the packet.
+func (l *ledger) deliver(e entry, how string) {
 	l.change(func() {
+		trace := append(l.traces[e.target], fmt.Sprintf("%s seq %d QoS %d %s", e.sender, e.seq, e.qos, how))
+		l.traces[e.target] = trace[max(0, len(trace)-60):]
 		a := l.account(e)
 		if e.seq < 1 || e.seq > len(a.fates) || a.fates[e.seq-1].qos != e.qos {
 			l.problems = append(l.problems, fmt.Sprintf("never sent: %+v", e))
@@ -123,7 +131,8 @@ func (l *ledger) deliver(e entry) {
 			return
 		}
 		if e.seq < a.last {
-			l.problems = append(l.problems, fmt.Sprintf("out of order: %+v comes first after %d", e, a.last))
+			l.problems = append(l.problems, fmt.Sprintf("out of order: %+v comes first after %d; the last the target received:\n\t%s",
+				e, a.last, strings.Join(trace, "\n\t")))
 		}
 		a.last = max(a.last, e.seq)
 	})

@@ -37,6 +37,7 @@ type crashSender struct {
 	connected bool        // was, at least once
 	inflight  []*underWay // in the order of sending
 	lastID    uint16
+	released  map[uint16]int // PUBREL sent on this connection without PUBCOMP yet
 }
 
 // underWay is a QoS 1 or 2 message whose exchange is not over.
@@ -77,6 +78,7 @@ func (s *crashSender) finished() bool {
 // resume sends again what is unfinished, in the original order and with the
 // original packet identifiers [MQTT-4.4.0-1].
 func (s *crashSender) resume(l *link) {
+	s.released = make(map[uint16]int)
 	if !s.kind.persistent {
 		s.inflight, s.lastID = nil, 0 // nobody will ever know
 		return
@@ -88,13 +90,18 @@ func (s *crashSender) resume(l *link) {
 	var b []byte
 	for _, u := range s.inflight {
 		if u.released {
-			b = mqtt.AppendAck(b, l.version, mqtt.PUBREL, u.m.PacketID, 0)
+			b = s.release(b, u.m.PacketID, l.version)
 			continue
 		}
 		u.m.Dup = true
 		b = u.m.Append(b, l.version)
 	}
 	l.send(b)
+}
+
+func (s *crashSender) release(b []byte, id uint16, v mqtt.Version) []byte {
+	s.released[id]++
+	return mqtt.AppendAck(b, v, mqtt.PUBREL, id, 0)
 }
 
 // converse goes on until the connection ends or all is done.
@@ -167,12 +174,22 @@ func (s *crashSender) find(id uint16) int {
 
 // answer handles a packet and returns what to send.
 func (s *crashSender) answer(x any, v mqtt.Version) []byte {
+	if isShutdown(x) {
+		return nil
+	}
 	a, ok := x.(*mqtt.Ack)
 	if !ok {
 		s.c.ledger.problem("%s: unexpected %v", s.id, show([]any{x}))
 		return nil
 	}
 	i := s.find(a.PacketID)
+	if a.Type == mqtt.PUBCOMP {
+		if s.released[a.PacketID]--; s.released[a.PacketID] < 0 {
+			s.c.ledger.problem("%s: %v without a PUBREL on this connection", s.id, show([]any{x}))
+		} else if i < 0 {
+			return nil // of a PUBREL that answered a second PUBREC
+		}
+	}
 	if i < 0 {
 		s.c.ledger.problem("%s: %v for a packet identifier that is not in use", s.id, show([]any{x}))
 		return nil
@@ -187,17 +204,28 @@ func (s *crashSender) answer(x any, v mqtt.Version) []byte {
 	}
 	if a.Type == mqtt.PUBREC && !a.Code.Failed() {
 		u.released = true
-		return mqtt.AppendAck(nil, v, mqtt.PUBREL, a.PacketID, 0)
+		return s.release(nil, a.PacketID, v)
 	}
 	s.inflight = append(s.inflight[:i:i], s.inflight[i+1:]...)
 	return nil
 }
 
 // told takes down what the sender learns. Only a clean sender may be told that
-// nobody keeps its message.
+// nobody keeps its message, and any that the server is shutting down.
 func (s *crashSender) told(u *underWay, a *mqtt.Ack) {
-	if a.Code != mqtt.CodeSuccess && (s.kind.persistent || a.Code != mqtt.CodeNoMatchingSubscribers) {
+	switch {
+	case a.Code == mqtt.CodeSuccess:
+	case a.Code == mqtt.CodeNoMatchingSubscribers && !s.kind.persistent:
+	case a.Code == mqtt.CodeImplementationSpecificError && strings.Contains(string(a.Properties.ReasonString), "shutting down"):
+	default:
 		s.c.ledger.problem("%s: %v for %+v: %s", s.id, show([]any{a}), u.e, a.Properties.ReasonString)
 	}
 	s.c.ledger.acknowledge(u.e, a)
+}
+
+// isShutdown reports whether x is the DISCONNECT of a server that ends in good
+// order.
+func isShutdown(x any) bool {
+	d, ok := x.(*mqtt.Disconnect)
+	return ok && d.Code == mqtt.CodeServerShuttingDown
 }

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ type targetKind struct {
 	clean      bool
 	receiveMax uint16        // MQTT 5; 0: the default
 	slow       time.Duration // the longest before it acknowledges
+	dozes      bool          // stops reading now and then, and loses what it has not read
 	leaves     bool          // goes away and comes back
 	usurps     bool          // takes over its own connection
 	late       bool          // comes, leaves at once and is away until the end
@@ -22,6 +24,8 @@ type targetKind struct {
 
 var targetKinds = []targetKind{
 	{name: "prompt", version: mqtt.V5},
+	{name: "dozes", version: mqtt.V5, dozes: true},
+	{name: "dozes3", version: mqtt.V311, dozes: true},
 	{name: "slow", version: mqtt.V311, slow: 80 * time.Millisecond},
 	{name: "leaves", version: mqtt.V5, leaves: true},
 	{name: "leaves3", version: mqtt.V311, leaves: true, slow: 30 * time.Millisecond},
@@ -39,9 +43,9 @@ type crashTarget struct {
 	kind targetKind
 	r    *rand.Rand
 
-	connected bool
-	held      map[uint16]entry // QoS 2: received, PUBREL has not come
-	acks      []dueAck         // in the order of the messages [MQTT-4.6.0-2]
+	connections int
+	held        map[uint16]entry // QoS 2: received, PUBREL has not come
+	acks        []dueAck         // in the order of the messages [MQTT-4.6.0-2]
 }
 
 type dueAck struct {
@@ -93,11 +97,11 @@ func (t *crashTarget) connect() *link {
 		return nil
 	case t.kind.clean:
 		clear(t.held)
-	case t.connected && !l.present:
+	case t.connections > 0 && !l.present:
 		t.c.ledger.problem("%s: the server has lost the session", t.id)
 		clear(t.held)
 	}
-	t.connected = true
+	t.connections++
 	return l
 }
 
@@ -113,7 +117,7 @@ func (t *crashTarget) converse(l *link) (next *link) {
 	for {
 		select {
 		case x, ok := <-l.in:
-			if !ok {
+			if !ok || t.kind.dozes && t.doze(l) {
 				return nil
 			}
 			t.handle(x, l.version)
@@ -134,6 +138,21 @@ func (t *crashTarget) converse(l *link) (next *link) {
 			return nil
 		}
 	}
+}
+
+// doze stops reading for a while, rarely. It reports whether the server has
+// gone meanwhile: what it had sent is lost then, as if this machine had crashed.
+func (t *crashTarget) doze(l *link) (lost bool) {
+	if t.r.IntN(20) > 0 || isClosed(t.c.draining) {
+		return false
+	}
+	select {
+	case <-l.ended:
+		return true
+	case <-time.After(time.Duration(t.r.IntN(100)) * time.Millisecond):
+	case <-t.c.draining:
+	}
+	return isClosed(l.ended)
 }
 
 // goAway leaves with or without DISCONNECT, for a while.
@@ -159,7 +178,10 @@ func (t *crashTarget) handle(x any, v mqtt.Version) {
 		}
 		delete(t.held, x.PacketID)
 		t.ack(mqtt.PUBCOMP, x.PacketID, v)
-	case *mqtt.Disconnect: // this target has taken over
+	case *mqtt.Disconnect:
+		if !isShutdown(x) && !t.kind.usurps {
+			t.c.ledger.problem("%s: unexpected %v", t.id, show([]any{x}))
+		}
 	default:
 		t.c.ledger.problem("%s: unexpected %v", t.id, show([]any{x}))
 	}
@@ -178,15 +200,16 @@ func (t *crashTarget) publish(m *mqtt.Publish, v mqtt.Version) {
 		t.c.ledger.problem("%s: received %v: %v", t.id, show([]any{m}), err)
 		return
 	}
+	how := fmt.Sprintf("connection %d id %d dup %v", t.connections, m.PacketID, m.Dup)
 	switch m.QoS {
 	case 0:
-		t.c.ledger.deliver(e)
+		t.c.ledger.deliver(e, how)
 	case 1:
-		t.c.ledger.deliver(e)
+		t.c.ledger.deliver(e, how)
 		t.ack(mqtt.PUBACK, m.PacketID, v)
 	case 2:
 		if before, ok := t.held[m.PacketID]; !ok {
-			t.c.ledger.deliver(e)
+			t.c.ledger.deliver(e, how)
 			t.held[m.PacketID] = e
 		} else if before != e {
 			t.c.ledger.problem("%s: packet identifier %d is of %+v, and now of %+v", t.id, m.PacketID, before, e)

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	killsPerMode = 9 // per `make test`, in each of the three sync modes
+	killsPerMode = 15 // per `make test`, in each of the three sync modes
 
 	lifeTime  = 700 * time.Millisecond // the longest that a server lives
 	downTime  = 60 * time.Millisecond  // the longest that it is away
@@ -115,9 +115,14 @@ func (c *crash) massacre() int {
 		limit = func(_ int, began time.Time) bool { return time.Since(began) < d }
 	}
 	kills := 0
-	for began := time.Now(); limit(kills, began); kills++ {
+	for began := time.Now(); limit(kills, began); {
 		c.pause(time.Duration(r.Int64N(int64(lifeTime))))
+		if r.IntN(6) == 0 {
+			c.terminate()
+			continue
+		}
 		c.kill()
+		kills++
 		c.pause(time.Duration(r.Int64N(int64(downTime))))
 		c.s.launch()
 		if r.IntN(8) > 0 { // else it may be killed while it starts
@@ -148,6 +153,17 @@ func (c *crash) kill() {
 	if out := c.s.tail(); containsAny(out, "panic", "DATA RACE", `"level":"ERROR"`) {
 		c.t.Errorf("seed %d: the server said\n%s", c.seed, out)
 	}
+}
+
+// terminate ends the server in good order, which must not lose anything
+// either, and starts it again.
+func (c *crash) terminate() {
+	c.awaitUp()
+	if code := c.s.stop(); code != 0 {
+		c.t.Errorf("seed %d: the server ended with %d:\n%s", c.seed, code, c.s.tail())
+	}
+	c.up.shut()
+	c.launch()
 }
 
 // settle drains everything, checks the ledger and looks once more after a last

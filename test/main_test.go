@@ -72,3 +72,23 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+func timeout() <-chan time.Time { return time.After(patience) }
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+func containsAny(s string, words ...string) bool {
+	for _, w := range words {
+		if strings.Contains(s, w) {
+			return true
+		}
+	}
+	return false
+}

@@ -85,7 +85,7 @@ func TestTopics(t *testing.T) {
 func TestRetainIsIgnored(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	eachVersion(t, s, func(t *testing.T, v mqtt.Version) {
+	eachVersion(t, s, func(_ *testing.T, v mqtt.Version) {
 		sender, target := s.connect(v, "sender"), s.connect(v, "dev1")
 		sender.publishThis(&mqtt.Publish{Topic: []byte(topicOf("dev1")), Payload: []byte("retain"), QoS: 1, Retain: true})
 		target.wants(topicOf("dev1"), "retain", 1) // it checks the flag
@@ -258,7 +258,7 @@ func TestRetention(t *testing.T) {
 func TestInboxInOrder(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "store.sync=interval")
-	eachVersion(t, s, func(t *testing.T, v mqtt.Version) {
+	eachVersion(t, s, func(_ *testing.T, v mqtt.Version) {
 		const n = 300
 		sender := s.connect(v, "sender "+v.String(), persistent)
 		id := "device " + v.String()

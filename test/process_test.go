@@ -138,7 +138,9 @@ func (p *process) wait() int {
 	case <-p.done:
 		return p.code
 	case <-time.After(patience):
-		p.t.Fatalf("%s does not end; it printed\n%s", p.name, p.tail())
+		p.signal(syscall.SIGQUIT) // a Go program then shows its goroutines
+		<-p.done
+		p.t.Fatalf("%s does not end; it printed\n%s", p.name, strings.Join(p.output(), "\n"))
 		return 0
 	}
 }
@@ -146,14 +148,27 @@ func (p *process) wait() int {
 // stop ends it with SIGTERM and returns the exit code.
 func (p *process) stop() int {
 	p.t.Helper()
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // may have ended already
+	p.signal(syscall.SIGTERM)
 	return p.wait()
 }
 
 // kill ends it with SIGKILL.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // may have ended already
+	p.signal(syscall.SIGKILL)
 	<-p.done
+}
+
+// signal goes to the process, or to its group if it was started with one. It
+// may have ended already.
+func (p *process) signal(sig syscall.Signal) {
+	if isClosed(p.done) {
+		return
+	}
+	if a := p.cmd.SysProcAttr; a != nil && a.Setpgid {
+		_ = syscall.Kill(-p.cmd.Process.Pid, sig)
+		return
+	}
+	_ = p.cmd.Process.Signal(sig)
 }
 
 func (p *process) output() []string {

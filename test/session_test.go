@@ -2,6 +2,8 @@ package test
 
 import (
 	"fmt"
+	"net"
+	"sync"
 	"testing"
 
 	"github.com/homing-mq/homing/internal/mqtt"
@@ -216,4 +218,114 @@ func TestOrdinaryTopics(t *testing.T) {
 		reader.leave()
 		sender.leave()
 	})
+}
+
+// TestTakeoverOfSender: once the newer connection is accepted, nothing of the
+// older one is handled any more: it would come out of order, and its packet
+// identifiers would stand in the way of the new session's.
+func TestTakeoverOfSender(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "store.sync=os", "p2p.inbox-limit=0")
+	target := s.connect(mqtt.V5, "dev1", persistent)
+	const n = 200
+	for round := range 20 {
+		old := s.connect(mqtt.V5, "sender")
+		var b []byte
+		for i := range n {
+			m := mqtt.Publish{Topic: []byte(topicOf("dev1")), Payload: fmt.Appendf(nil, "%d old %d", round, i), QoS: 2, PacketID: uint16(i + 1)}
+			b = m.Append(b, mqtt.V5)
+		}
+		old.write(b)
+		sender := s.connect(mqtt.V5, "sender")
+		for i := range n {
+			sender.send(&mqtt.Publish{Topic: []byte(topicOf("dev1")), Payload: fmt.Appendf(nil, "%d new %d", round, i), QoS: 2, PacketID: uint16(i + 1)})
+		}
+		sender.settle(n)
+		seen := 0
+		for seen < n {
+			m := string(target.message().Payload)
+			switch {
+			case m == fmt.Sprintf("%d new %d", round, seen):
+				seen++
+			case seen > 0:
+				t.Fatalf("after %d messages of the new connection: %q", seen, m)
+			}
+		}
+		old.conn.Close()
+	}
+	target.wantsNothing(s.connect(mqtt.V5, "another"))
+}
+
+// TestPubrelAgain: a PUBREL that is sent again on a new connection gets one
+// PUBCOMP. A second one could end the next exchange with the same packet
+// identifier.
+func TestPubrelAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	eachVersion(t, s, func(t *testing.T, v mqtt.Version) {
+		for round := range 50 {
+			sender := s.connect(v, "sender", persistent)
+			const n = 10
+			for range n {
+				sender.post(&mqtt.Publish{Topic: []byte(topicOf("dev1")), Payload: []byte("x"), QoS: 2})
+			}
+			for range n {
+				receiveIf(sender, func(a *mqtt.Ack) bool { return a.Type == mqtt.PUBREC })
+			}
+			var release []byte
+			for id := range uint16(n) {
+				release = mqtt.AppendAck(release, v, mqtt.PUBREL, id+1, 0)
+			}
+			sender.write(release)
+			again := s.open("mqtt", v)
+			again.hello("sender", persistent)
+			if round%2 == 0 {
+				again.write(release)
+			}
+			receive[*mqtt.Connack](again)
+			if round%2 != 0 { // the answer to the first PUBREL is ready before the second one comes
+				again.ping()
+				again.ping()
+				again.write(release)
+			}
+			for range n {
+				receive[*mqtt.Ack](again)
+			}
+			again.ping()
+			again.leave()
+			if len(again.stash) > 0 {
+				t.Fatalf("round %d: after %d PUBCOMP: %v", round, n, show(again.stash))
+			}
+			sender.conn.Close()
+		}
+	})
+}
+
+// TestTakeoverStorm: connections with one client ID, each closed with a reset
+// while the next one takes over. None may be left.
+func TestTakeoverStorm(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	connect := &mqtt.Connect{ClientID: []byte("storm"), CleanStart: true}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 200 {
+				conn, err := s.dial("mqtt")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = conn.Write(connect.Append(nil, mqtt.V5)) // taken over already
+				_, _ = conn.Read(make([]byte, 1))
+				_ = conn.(*net.TCPConn).SetLinger(0)
+				conn.Close()
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, "all connections are closed", func() bool { return s.metric("homing_connections") == 0 })
+	if code := s.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }
