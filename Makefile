@@ -26,7 +26,7 @@ run: build
 
 test:
 	-test/clients/install.sh
-	$(if $(RACE),CGO_ENABLED=1) go test -timeout 20m $(if $(RACE),-race) ./...
+	$(if $(RACE),CGO_ENABLED=1 HOMING_TEST_RACE=1) go test -timeout 20m $(if $(RACE),-race) ./...
 
 lint: $(GOLANGCI)
 	@files=$$(gofmt -l cmd internal test); test -z "$$files" || { echo "not formatted, run gofmt -w on:"; echo "$$files"; exit 1; }

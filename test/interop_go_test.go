@@ -1,5 +1,3 @@
-//go:build paho
-
 package test
 
 import (

@@ -108,10 +108,16 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
+	pause := cfg.Limits.ReceiveMaximum
+	if cfg.P2P.Keep == "never" {
+		// Then only the target's acknowledgement is one, and two clients that
+		// send to each other must not wait for each other.
+		pause = 0
+	}
 	s.mqtt = mqttserver.New(mqttserver.Options{
 		Broker: s.core, Auth: s.auth, Log: s.log,
 		ConnectTimeout: cfg.Limits.ConnectTimeout, CloseGrace: time.Second, PacketSize: int(cfg.Limits.PacketSize),
-		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum,
+		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum, Pause: pause,
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
 	})

@@ -49,9 +49,11 @@ type Broker struct {
 	topics   topicTree
 	wheel    wheel
 	expiries expiryQueue
+	groups   sync.Mutex // see offerGroup
 	Stats    Stats
 
 	pendingBytes atomic.Int64
+	applied      atomic.Int64 // what was submitted up to then (monotonic, us) shows in the store
 	unanswered   atomic.Int64 // ops with an owner that the store has not done yet
 	closing      atomic.Bool
 
@@ -97,7 +99,7 @@ func (b *Broker) loadSessions() error {
 			if s.deadline == 0 {
 				s.deadline = now + int64(meta.ExpirySeconds)*1000
 			}
-			b.expiries.add(s.deadline, id)
+			s.expireAt(s.deadline)
 		}
 		subs, err := b.store.Subscriptions(id)
 		if err != nil {

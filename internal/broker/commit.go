@@ -17,6 +17,9 @@ func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
 		op := &ops[i]
 		switch owner := op.Owner.(type) {
 		case *Session:
+			if op.Kind != mq.OpRelease && err == nil {
+				b.showed(int64(op.Token))
+			}
 			owner.committed(op, err, batch)
 		case *fanout:
 			owner.Complete(0, codeIf(err), batch)
@@ -52,10 +55,18 @@ func (s *Session) committed(op *mq.Op, err error, b *Batch) {
 // noteDone goes on with a QoS 2 exchange whose state is in the store.
 func (s *Session) noteDone(op *mq.Op, err error, b *Batch) {
 	if op.Kind == mq.OpRelease && err == nil {
-		if !s.claims[op.PacketID].releasing || uint32(op.Token) != s.life {
+		by := s.claims[op.PacketID].releasing // nil too if there is no claim
+		if by == nil || uint32(op.Token) != s.life {
 			return // of a session that has ended
 		}
 		delete(s.claims, op.PacketID)
+		if by != s.conn {
+			return // the new connection sends its PUBREL yet, and is answered then
+		}
+	}
+	if c, ok := s.claims[op.PacketID]; ok && op.Kind == mq.OpRelease && err != nil && uint32(op.Token) == s.life {
+		c.releasing = nil // so that the next PUBREL tries again
+		s.claims[op.PacketID] = c
 	}
 	switch {
 	case s.conn == nil:
@@ -118,9 +129,31 @@ func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
 func (b *Broker) wait(op mq.Op) error {
 	w := &waiter{done: make(chan error, 1)}
 	op.Owner = w
+	start := monotonic()
 	b.submitted(1)
 	b.store.Submit(op)
-	return <-w.done
+	err := <-w.done
+	if err == nil {
+		b.showed(start)
+	}
+	return err
+}
+
+// showed notes that what was submitted up to a time shows in the store: ops are
+// applied in the order submitted.
+func (b *Broker) showed(at int64) {
+	for {
+		old := b.applied.Load()
+		if at <= old || b.applied.CompareAndSwap(old, at) {
+			return
+		}
+	}
+}
+
+// confirmed reports whether every entry that was forgotten is gone from the
+// store. The margin is for the time between taking a time and submitting.
+func (s *Session) confirmed() bool {
+	return s.forgotAt == 0 || s.forgotAt < s.b.applied.Load()-1000
 }
 
 // Drain stores everything that is pending, so that its senders are

@@ -26,7 +26,7 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s := b.acquire(req.ClientID)
 	old := s.detach(batch)
-	resume := s.exists && !req.CleanStart
+	resume := s.exists && !req.CleanStart && s.expiry > 0 // else it ends with the connection before
 	if old == nil && !s.needsStore(req, resume) {
 		// The common case of a million devices that come back: nothing to wait for.
 		s.attach(req, resume, batch)
@@ -55,6 +55,9 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.busy = nil
 	close(busy)
 	if err != nil {
+		if s.exists && s.expiry != NeverExpires {
+			s.expireAt(batch.now + int64(s.expiry)*1000)
+		}
 		s.unlock()
 		return nil, err
 	}
@@ -68,28 +71,28 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 // connection is accepted. s is locked and offline.
 func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
 	switch {
-	case s.count > 0 && (!resume || s.forgotAt != 0):
+	case !s.confirmed() || s.count > 0 && !resume:
 		return true
-	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || len(s.claims) > 0):
+	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || s.claimed()):
 		return true
 	}
 	return req.Expiry > 0 && !(s.metaSet && s.metaExp == req.Expiry)
 }
 
-// forgetWindow is how long after the last removal of an entry the store is
-// asked to catch up before its entries are read again, microseconds. It is
-// many times what the store takes.
-const forgetWindow = 5_000_000
+// claimed reports whether the client has QoS 2 claims, in memory or stored.
+func (s *Session) claimed() bool {
+	return len(s.claims) > 0 || s.inbox != mq.NoInbox && len(s.b.store.Claims(s.inbox)) > 0
+}
 
 // catchUp waits, if that can matter, until the store shows what was
 // acknowledged on the connection before: else it would be sent once more. s is
 // busy and unlocked.
 func (s *Session) catchUp() error {
 	s.mu.Lock()
-	recent := s.forgotAt != 0 && monotonic()-s.forgotAt < forgetWindow && s.count > 0
+	behind := !s.confirmed()
 	op := mq.Op{Kind: mq.OpSent, Inbox: s.inbox, Seq: s.sentTo}
 	s.mu.Unlock()
-	if !recent {
+	if !behind {
 		return nil
 	}
 	return s.b.wait(op)
@@ -125,6 +128,13 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	}
 	s.loaded = true
 	s.rewind()
+	s.recount()
+	if s.count == 0 {
+		s.cursor = s.backlog
+	}
+	if s.traffic != &noTraffic { // the store has caught up
+		s.dropFrom, s.dropTo, s.lowTo = 0, 0, 0
+	}
 	s.b.Stats.Connected.Add(1)
 	req.Conn.SendConnack(s, resume, len(s.claims), b)
 }
@@ -223,8 +233,7 @@ func (b *Broker) Disconnect(s *Session, conn Conn, expiry *uint32, batch *Batch)
 		return
 	}
 	if s.expiry != NeverExpires {
-		s.deadline = batch.now + int64(s.expiry)*1000
-		b.expiries.add(s.deadline, s.id)
+		s.expireAt(batch.now + int64(s.expiry)*1000)
 	}
 	expiryChanged := s.expiry != s.metaExp
 	s.mu.Unlock()
@@ -259,6 +268,7 @@ func (s *Session) end(batch *Batch) {
 func (s *Session) forgetSession() error {
 	s.mu.Lock()
 	s.exists = false
+	claimed := s.inbox != mq.NoInbox && s.claimed()
 	for _, sub := range s.subs {
 		s.b.topics.remove(sub.Filter, s)
 		s.b.Stats.Subs.Add(-1)
@@ -269,15 +279,19 @@ func (s *Session) forgetSession() error {
 	clearing := s.count > 0
 	op := mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1}
 	hadMeta, before := s.metaSet, s.count
-	if hadMeta && s.inbox != mq.NoInbox {
-		s.b.store.Submit(mq.Op{Kind: mq.OpReleaseAll, Inbox: s.inbox})
-	}
 	s.mu.Unlock()
+	if claimed {
+		// Durable before the session is gone: a claim that came back would
+		// swallow a message of the next session.
+		if err := s.b.wait(mq.Op{Kind: mq.OpReleaseAll, Inbox: op.Inbox}); err != nil {
+			return err
+		}
+	}
 	if clearing {
 		if err := s.b.wait(op); err != nil {
 			return err
 		}
-		s.recount(before)
+		s.countCleared(before)
 	}
 	if hadMeta {
 		if err := s.b.store.DeleteSession(s.id); err != nil {
@@ -290,20 +304,13 @@ func (s *Session) forgetSession() error {
 	return nil
 }
 
-// recount takes the numbers from the store after a clear and counts what the
-// clear dropped.
-func (s *Session) recount(before int) {
+// countCleared takes the numbers from the store after a clear of an inbox that
+// had before entries, and counts what was dropped.
+func (s *Session) countCleared(before int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.b.store.Stats(s.inbox)
 	arrived := s.count - before
-	s.count, s.bytes = st.Count, st.Bytes
-	for i := range s.tail.n { // submitted and not committed yet
-		if q := s.tail.at(i); q.state == writing && q.seq > st.Last {
-			s.count++
-			s.bytes += int64(len(q.rec))
-		}
-	}
+	s.recount()
 	if gone := before + arrived - s.count; gone > 0 {
 		s.b.Stats.Dropped[mq.DropSessionEnded].Add(uint64(gone))
 	}

@@ -39,14 +39,14 @@
 // # Locks
 //
 // In this order; a goroutine never takes one that stands before one it holds,
-// and never two sessions at once:
+// and never two sessions at once, but in offerGroup:
 //
 //  1. shard.mu     client ID -> session
-//  2. Session.mu   everything of one session
+//  2. Broker.groups, then Session.mu: everything of one session
 //  3. leaves: the subscription tree's, the linger wheel's, a connection's
 //     outbox, the store's queue
 //
 // Under a lock nothing blocks: no I/O, no callback but appending to an outbox,
-// no channel operation. What has to happen afterwards (acknowledging senders,
+// no blocking channel operation. What has to happen afterwards (acknowledging senders,
 // pumping, flushing) is noted in the Batch and done by Batch.Flush.
 package broker

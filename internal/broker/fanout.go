@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/homing-mq/homing/internal/mq"
@@ -21,34 +22,52 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) {
 		f.left.Store(1) // ours, until all have been offered the message
 		d.origin = f
 	}
-	for i := range batch.matches {
-		m := batch.matches[i]
-		if m.noLocal && m.s == src.Session {
-			continue // [MQTT-3.8.3-3]
-		}
-		d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8]
-		if d.qos > 0 && f != nil {
-			f.left.Add(1)
-		}
-		m.s.take(d, batch)
-	}
-	clear(batch.matches)
-	if f == nil {
-		return
+	if src.Session != nil { // No Local [MQTT-3.8.3-3]
+		batch.matches = slices.DeleteFunc(batch.matches, func(m match) bool { return m.noLocal && m.s == src.Session })
 	}
 	if d.claimPID != 0 {
-		f.left.Add(1)
-		b.submitted(1)
-		b.store.Submit(mq.Op{Kind: mq.OpClaim, Inbox: d.claimOf, PacketID: d.claimPID, Owner: f})
+		b.offerGroup(d, f, batch)
+	} else {
+		for _, m := range batch.matches {
+			m.s.mu.Lock()
+			m.offer(d, f, batch)
+			m.s.unlock()
+		}
 	}
-	f.Complete(0, mq.OK, batch)
+	clear(batch.matches)
+	if f != nil {
+		f.Complete(0, mq.OK, batch)
+	}
 }
 
-// take is deliver for a session that is not locked.
-func (s *Session) take(d *delivery, b *Batch) {
-	s.mu.Lock()
-	defer s.unlock()
-	s.deliver(d, b)
+// offer delivers to one subscriber, whose session is locked.
+func (m *match) offer(d *delivery, f *fanout, b *Batch) {
+	d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8]
+	if d.qos > 0 && f != nil {
+		f.left.Add(1)
+	}
+	m.s.deliver(d, b)
+}
+
+// offerGroup delivers a QoS 2 message of a persistent sender: what is stored for
+// its subscribers, and the claim of its packet identifier, are one unit. Half of
+// it after a crash would be a loss or a duplicate for the others.
+//
+// It is the one place that holds several sessions, and one at a time does it.
+func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
+	b.groups.Lock()
+	defer b.groups.Unlock()
+	d.grouped = true
+	for i := range batch.matches {
+		batch.matches[i].s.mu.Lock()
+		batch.matches[i].offer(d, f, batch)
+	}
+	f.left.Add(1)
+	b.submitted(1)
+	b.store.SubmitGroup(append(d.group, mq.Op{Kind: mq.OpClaim, Inbox: d.claimOf, PacketID: d.claimPID, Owner: f}))
+	for _, m := range batch.matches {
+		m.s.unlock()
+	}
 }
 
 // fanout answers the sender when every target has been answered for.

@@ -24,6 +24,8 @@ type world struct {
 	st    *store.Store
 	b     *Broker
 	batch Batch
+	wrap  func(mq.Store) mq.Store
+	auth  mq.Authorizer
 }
 
 type allowAll struct{}
@@ -54,6 +56,12 @@ func (w *world) start() {
 	opt.Store, opt.Auth, opt.Log = st, allowAll{}, slog.New(slog.DiscardHandler)
 	if opt.PendingSize == 0 {
 		opt.PendingSize, opt.PendingAll = 1<<20, 64<<20
+	}
+	if w.wrap != nil {
+		opt.Store = w.wrap(st)
+	}
+	if w.auth != nil {
+		opt.Auth = w.auth
 	}
 	b, err = New(opt)
 	if err != nil {

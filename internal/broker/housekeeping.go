@@ -40,6 +40,16 @@ func (q *expiryQueue) add(at int64, id string) {
 	q.mu.Unlock()
 }
 
+// expireAt sets the deadline of an offline session. There is one entry in the
+// queue for it, however often it comes and goes.
+func (s *Session) expireAt(at int64) {
+	s.deadline = at
+	if !s.expiring {
+		s.expiring = true
+		s.b.expiries.add(at, s.id)
+	}
+}
+
 // next takes the first deadline that has passed.
 func (q *expiryQueue) next(now int64) (deadline, bool) {
 	q.mu.Lock()
@@ -81,46 +91,75 @@ func (b *Broker) endSessions(batch *Batch) {
 		if s == nil {
 			continue
 		}
-		if s.conn != nil || s.busy != nil || !s.exists || s.deadline != d.at {
+		s.expiring = false
+		switch {
+		case s.conn != nil || !s.exists || s.deadline == 0:
 			s.mu.Unlock()
-			continue
+		case s.busy != nil:
+			s.expireAt(batch.now + 1000)
+			s.mu.Unlock()
+		case s.deadline > batch.now: // it came back, and left again
+			s.expireAt(s.deadline)
+			s.mu.Unlock()
+		default:
+			s.end(batch)
 		}
-		s.end(batch)
 	}
 }
 
 // expireMessages removes messages whose expiry or retention is over, also of
 // clients that never come back.
 func (b *Broker) expireMessages(batch *Batch) {
-	type gone struct {
-		id  string
-		seq uint64
-	}
-	var list []gone
+	var list []expired
 	b.store.Expired(time.UnixMilli(batch.now), func(id string, seq uint64) bool {
-		list = append(list, gone{id, seq})
+		list = append(list, expired{id, seq})
 		return len(list) < 10_000
 	})
-	for _, g := range list {
-		s := b.lockedSession([]byte(g.id))
-		s.expire(g.seq)
+	for from := 0; from < len(list); {
+		to := from + 1
+		for to < len(list) && list[to].id == list[from].id {
+			to++
+		}
+		s := b.lockedSession([]byte(list[from].id))
+		s.expire(list[from:to], batch)
 		s.unlock()
+		from = to
 	}
 }
 
-// expire removes one stored entry, unless it was sent and its acknowledgement
-// is awaited [MQTT-3.3.2-5].
-func (s *Session) expire(seq uint64) {
-	if e := s.win.findSeq(seq); e != nil {
+// expired is an entry whose time is over.
+type expired struct {
+	id  string
+	seq uint64
+}
+
+// expire removes entries whose time is over. While the store may still show
+// what was removed before, or the pump reads, nothing is: they come again.
+func (s *Session) expire(list []expired, b *Batch) {
+	if !s.confirmed() || s.pumping {
 		return
 	}
-	if q := s.tail.find(seq); q != nil {
-		return // the pump looks at it
+	for _, e := range list {
+		s.expireEntry(e.seq, b)
 	}
-	found, size, ok := s.b.store.Oldest(s.inbox, seq-1)
-	if !ok || found != seq {
+}
+
+// expireEntry removes one stored entry, unless it was sent and its acknowledgement
+// is awaited [MQTT-3.3.2-5]: then the exchange goes on.
+func (s *Session) expireEntry(seq uint64, b *Batch) {
+	if s.win.findSeq(seq) != nil || s.tail.find(seq) != nil {
+		return // the pump looks at the latter
+	}
+	entries, buf, err := s.b.store.Read(s.inbox, seq-1, seq, 1, b.entries[:0], b.buf[:0])
+	b.entries, b.buf = entries, buf
+	if err != nil || len(entries) == 0 || entries[0].Seq != seq {
 		return
+	}
+	flags := entries[0].Flags
+	begun := flags&(mq.FlagSent|mq.FlagReceived) != 0 || seq <= s.sentTo
+	if begun && flags&mq.FlagQoS == 2 {
+		return // only the session's end ends it
 	}
 	s.b.drop(mq.DropExpired)
-	s.forget(seq, size)
+	s.forget(seq, len(entries[0].Record))
 }

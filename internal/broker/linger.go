@@ -65,7 +65,8 @@ func (s *Session) storePending(e *inflight) {
 	s.held++
 	s.heldBytes += int64(e.size)
 	s.b.submitted(1)
-	s.b.store.Submit(mq.Op{Kind: mq.OpPut, Inbox: s.box(), Seq: e.seq, Flags: e.flags, Expiry: m.Expiry, Record: e.rec, Owner: s})
+	s.b.store.Submit(mq.Op{Kind: mq.OpPut, Inbox: s.box(), Seq: e.seq, Flags: e.flags, Expiry: m.Expiry, Record: e.rec,
+		Owner: s, Token: uint64(monotonic())})
 }
 
 // wheel fires sessions whose oldest pending entry is due: 1 ms slots, one
@@ -133,6 +134,11 @@ func (b *Broker) runLinger() {
 			case <-b.stop:
 				return
 			}
+		}
+		select {
+		case <-b.stop:
+			return
+		default:
 		}
 		time.Sleep(time.Millisecond)
 		now := monotonic()

@@ -40,6 +40,10 @@ type delivery struct {
 	// has a persistent session. claimPID 0: none.
 	claimOf  mq.Inbox
 	claimPID uint16
+
+	// grouped: puts are collected in group, not submitted.
+	grouped bool
+	group   []mq.Op
 }
 
 // record returns the record form of the message: the one copy that is made.
@@ -129,10 +133,9 @@ func (b *Broker) survives(d *delivery, s *Session) bool {
 	if d.kind == PubSub {
 		return false
 	}
-	if !s.persistent() {
-		return true // written because the target did not answer: the promise is to the sender
-	}
-	return b.keeps(d.m.Keep, false)
+	// Nobody asked: it is written because the target did not answer, and the
+	// promise is to the sender.
+	return b.keeps(d.m.Keep, false) || !b.keeps(d.m.Keep, s.persistent())
 }
 
 // deliver takes the message into s: sent, queued, kept or refused. s is locked.
@@ -265,10 +268,16 @@ func (s *Session) keep(d *delivery, b *Batch) {
 	s.count++
 	s.bytes += int64(len(rec))
 	s.b.submitted(1)
-	s.b.store.Submit(mq.Op{
-		Kind: mq.OpPut, Inbox: in, Seq: seq, Flags: flags, Expiry: d.m.Expiry, Record: rec, Owner: s,
-		Origin: d.claimOf, PacketID: d.claimPID,
-	})
+	op := mq.Op{
+		Kind: mq.OpPut, Inbox: in, Seq: seq, Flags: flags, Expiry: d.m.Expiry, Record: rec,
+		Owner: s, Token: uint64(monotonic()),
+	}
+	if d.grouped {
+		d.group = append(d.group, op)
+	} else {
+		op.Origin, op.PacketID = d.claimOf, d.claimPID
+		s.b.store.Submit(op)
+	}
 	b.pump(s)
 }
 
@@ -313,8 +322,17 @@ func (s *Session) makeRoom(size int, b *Batch) bool {
 
 // dropOldest pushes the first message out that waits to be sent.
 func (s *Session) dropOldest(b *Batch) bool {
-	seq, size, ok := s.b.store.Oldest(s.inbox, max(s.cursor, s.dropTo))
-	if q := s.firstKept(); q != nil && (!ok || q.seq <= seq) {
+	seq, size, ok := s.b.store.Oldest(s.inbox, max(s.cursor, s.lowTo))
+	if ok && s.dropped(seq) {
+		seq, size, ok = s.b.store.Oldest(s.inbox, max(s.cursor, s.dropTo))
+	}
+	var q *queued
+	if ok {
+		q = s.tail.find(seq) // stored, and still in memory
+	} else {
+		q = s.firstKept()
+	}
+	if q != nil {
 		seq, size, ok = q.seq, len(q.rec), true
 		b.complete(q.origin, q.token, mq.OK) // it was kept; now it is pushed out
 		s.tail.kill(q)
@@ -322,13 +340,23 @@ func (s *Session) dropOldest(b *Batch) bool {
 	if !ok {
 		return false
 	}
-	if s.cursor >= s.dropTo {
-		s.dropFrom = s.cursor
+	switch {
+	case seq <= s.dropFrom:
+		s.lowTo = seq
+	case s.cursor >= s.dropTo:
+		s.dropFrom, s.dropTo = s.cursor, seq
+	default:
+		s.dropTo = seq
 	}
-	s.dropTo = seq
 	s.b.drop(mq.DropInboxFull)
 	s.forget(seq, size)
 	return true
+}
+
+// dropped reports whether the inbox limit pushed an entry out. The store may
+// still show it.
+func (s *Session) dropped(seq uint64) bool {
+	return seq <= s.lowTo || seq > s.dropFrom && seq <= s.dropTo
 }
 
 // firstKept returns the first entry of the tail that is or will be in the store.

@@ -69,7 +69,7 @@ func (s *Session) spill() {
 			return
 		case q.state == durable:
 			s.backlog = max(s.backlog, q.seq)
-		case q.qos0 && s.crowded():
+		case q.state == volatile && q.origin == nil && s.crowded():
 			s.hold(-len(q.rec))
 			s.b.drop(mq.DropSlowConsumer)
 		default:
@@ -222,7 +222,7 @@ func (s *Session) markSent() {
 
 // sendEntry sends one entry that was read from the store.
 func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
-	if en.Seq > s.dropFrom && en.Seq <= s.dropTo {
+	if s.dropped(en.Seq) {
 		s.cursor = max(s.cursor, en.Seq)
 		return true
 	}

@@ -5,9 +5,12 @@ import "github.com/homing-mq/homing/internal/mq"
 // PublishQoS2 is Publish for a QoS 2 message of an MQTT client. The packet
 // identifier is claimed until PUBREL: the same one again is answered, and
 // delivers nothing [MQTT-4.3.3-10]. PUBREC goes to the connection the session
-// then has. It reports whether the identifier is new, and whether a PUBREC
-// was or will be sent for this very PUBLISH.
-func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch) (fresh, answered bool) {
+// then has.
+//
+// With room false a new identifier is over the receive maximum: nothing is done,
+// and ok is false. fresh tells that the identifier is new, answered that a
+// PUBREC was or will be sent for this very PUBLISH.
+func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, room bool, batch *Batch) (fresh, answered, ok bool) {
 	s := src.Session
 	s.mu.Lock()
 	if c, ok := s.claims[pid]; ok {
@@ -15,7 +18,11 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch
 			s.conn.SendAck(Pubrec, pid, c.code, batch)
 		}
 		s.mu.Unlock()
-		return false, c.done
+		return false, c.done, true
+	}
+	if !room {
+		s.mu.Unlock()
+		return false, false, false
 	}
 	s.setClaim(pid, claim{})
 	d := &delivery{m: m, origin: s, token: uint64(s.life)<<16 | uint64(pid)}
@@ -24,7 +31,7 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, batch *Batch
 	}
 	s.mu.Unlock()
 	b.publish(src, d, batch)
-	return true, true
+	return true, true, true
 }
 
 func (s *Session) setClaim(pid uint16, c claim) {
@@ -68,10 +75,12 @@ func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) bool {
 	switch {
 	case !ok:
 		return false
-	case c.releasing:
-		return true // it was sent again on a new connection
+	case c.releasing != nil: // it is sent again, on a new connection
+		c.releasing = conn
+		s.claims[pid] = c
+		return true
 	case s.persistent():
-		c.releasing = true
+		c.releasing = conn
 		s.claims[pid] = c
 		b.submitted(1)
 		b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s, Token: uint64(s.life)})

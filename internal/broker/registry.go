@@ -102,12 +102,12 @@ func (s *Session) evictIdle() {
 		s.dead = true
 		delete(sh.sessions, s.id)
 	}
-	in := s.inbox
+	if gone && s.inbox != mq.NoInbox {
+		// Before anybody can make a new session with the same handle.
+		s.b.store.Forget(s.inbox)
+	}
 	s.mu.Unlock()
 	sh.mu.Unlock()
-	if gone && in != mq.NoInbox {
-		s.b.store.Forget(in)
-	}
 }
 
 // unlock releases the session, and evicts it if nothing is lost by that.

@@ -41,6 +41,7 @@ type Session struct {
 	full      bool // the outbox is; Drained clears it
 	unmarked  bool // something was sent that the store has without FlagSent
 	lingering bool // on the wheel
+	expiring  bool // in the queue of deadlines
 
 	deadline int64 // Unix ms when an offline session ends; 0: not set
 	// forgotAt is when an entry was last removed from the store, lazily: shortly
@@ -71,9 +72,10 @@ type traffic struct {
 
 	held      int // of Session.count, those in the window
 	heldBytes int64
-	// The inbox limit pushed out what lies in (dropFrom, dropTo].
-	dropFrom, dropTo uint64
-	unsafe           uint64 // no entry of the window below is pending
+	// The inbox limit pushed out what lies in (dropFrom, dropTo] and, since the
+	// last connection, what lies up to lowTo. See dropped.
+	dropFrom, dropTo, lowTo uint64
+	unsafe                  uint64 // no entry of the window below is pending
 
 	pendingBytes int64 // in memory only: pending and volatile entries
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
@@ -101,9 +103,11 @@ const NeverExpires = 0xFFFFFFFF
 
 // claim is the state of a QoS 2 publish of this client.
 type claim struct {
-	done      bool // PUBREC was or may be sent
-	releasing bool // PUBREL came; PUBCOMP follows when the store has forgotten the claim
-	code      mq.Code
+	done bool // PUBREC was or may be sent
+	code mq.Code
+	// releasing is the connection that has sent PUBREL, the last time: PUBCOMP
+	// follows on it when the store has forgotten the claim. nil: none has.
+	releasing Conn
 }
 
 // ClientID returns the client ID. It does not change.
@@ -138,20 +142,33 @@ func (s *Session) open() {
 	}
 	s.inbox = s.b.store.Inbox(s.id)
 	s.nextSeq = s.b.store.NextSeq(s.inbox)
+	s.rewind()
+	s.recount()
+}
+
+// recount takes count and bytes from the store, and adds what is submitted and
+// does not show there yet.
+func (s *Session) recount() {
+	if s.inbox == mq.NoInbox {
+		return
+	}
 	st := s.b.store.Stats(s.inbox)
 	s.count, s.bytes = st.Count, st.Bytes
-	s.rewind()
+	if st.Count > 0 {
+		s.own()
+	}
+	for i := range s.tail.n {
+		if q := s.tail.at(i); q.state == writing && q.seq > st.Last {
+			s.count++
+			s.bytes += int64(len(q.rec))
+		}
+	}
 }
 
 // rewind makes everything unacknowledged to be sent again, from the first on.
 func (s *Session) rewind() {
 	s.cursor, s.backlog = 0, s.nextSeq-1
 	s.full = false
-	if s.count == 0 {
-		s.cursor = s.backlog
-	} else {
-		s.own()
-	}
 	if s.traffic != &noTraffic {
 		s.held, s.heldBytes, s.ackTime = 0, 0, 0
 	}

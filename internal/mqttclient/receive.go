@@ -45,14 +45,14 @@ func (m *Message) AckWith(code mqtt.ReasonCode) {
 func (c *Client) SendAck(t mqtt.PacketType, packetID uint16, code mqtt.ReasonCode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.sendable() != nil {
-		return
-	}
-	if t == mqtt.PUBREC && !code.Failed() {
+	if t == mqtt.PUBREC && !code.Failed() { // also on a broken connection: the handler has the message
 		if c.session.received == nil {
 			c.session.received = make(map[uint16]struct{})
 		}
 		c.session.received[packetID] = struct{}{}
+	}
+	if c.sendable() != nil {
+		return
 	}
 	c.out = mqtt.AppendAck(c.out, c.version, t, packetID, code)
 }

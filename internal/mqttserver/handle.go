@@ -101,16 +101,20 @@ func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
 		}
 		return nil
 	}
+	room := c.version != mqtt.V5 || int(c.unacked.Load()) < c.srv.opt.ReceiveMax // [MQTT-3.3.4-9]
 	// Counted before: the answer may come at once.
-	under := c.unacked.Add(1)
-	if c.version == mqtt.V5 && int(under) > c.srv.opt.ReceiveMax { // [MQTT-3.3.4-9]
-		return errReceiveMax
-	}
+	c.unacked.Add(1)
 	if m.QoS == mq.AtLeastOnce {
+		if !room {
+			return errReceiveMax
+		}
 		c.srv.broker.Publish(src, m, c, uint64(pid), &w.batch)
 		return nil
 	}
-	fresh, answered := c.srv.broker.PublishQoS2(src, m, pid, &w.batch)
+	fresh, answered, ok := c.srv.broker.PublishQoS2(src, m, pid, room, &w.batch)
+	if !ok {
+		return errReceiveMax
+	}
 	if c.version == mqtt.V5 && !fresh || c.version != mqtt.V5 && !answered {
 		c.unacked.Add(-1) // the same again: counted the first time
 	}

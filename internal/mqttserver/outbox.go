@@ -356,20 +356,20 @@ func (c *conn) closeSoon(reason string, b *broker.Batch) {
 	if buf := c.open(); buf != nil {
 		c.out.closing = true
 		c.done(buf, b)
+		time.AfterFunc(c.srv.opt.CloseGrace, c.abort)
 	}
 }
 
 // overloaded reports whether the connection is closing, and whether the client
 // has so much under way that no more of its input is read: output it does not
-// take, or publishes that are not acknowledged (in 3.x; MQTT 5 has the receive
-// maximum).
+// take, or publishes that are not acknowledged (Options.Pause).
 func (c *conn) overloaded() (closing, over bool) {
 	o := &c.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	over = len(o.buf)+o.writing > 2*c.srv.opt.Outbox
 	if c.version != mqtt.V5 {
-		over = over || int(c.unacked.Load()) >= c.srv.opt.ReceiveMax
+		over = over || c.srv.opt.Pause > 0 && int(c.unacked.Load()) >= c.srv.opt.Pause
 	}
 	return o.closing || o.closed, over
 }

@@ -100,6 +100,7 @@ func (c *conn) receive() error {
 		if err := c.process(c.w, (*conn).handle); err != nil {
 			return err
 		}
+		c.release()
 	}
 	for {
 		err := c.readAll((*conn).handle)
@@ -160,11 +161,8 @@ func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 		if err := c.process(w, handle); err != nil {
 			return false, err
 		}
-		if n < len(dst) {
-			// The socket was empty; whatever comes now wakes the poller.
-			c.release()
-			return true, nil
-		}
+		// Until EAGAIN, also after a short read: the poller tells of changes, and
+		// the end of the stream may have come together with these bytes.
 	}
 }
 
@@ -251,6 +249,7 @@ func (c *conn) process(w *worker, handle handler) error {
 			w.batch.Flush()
 			c.pause()
 			w.batch.Begin()
+			c.lastRead = clock() // what it has sent meanwhile is not read yet
 		}
 	}
 }

@@ -27,7 +27,8 @@ type Options struct {
 	PacketSize      int           // maximum packet size towards the server, bytes
 	TopicLength     int           // bytes
 	Inflight        int           // QoS 1 and 2 messages under way to a 3.x client
-	ReceiveMax      int           // QoS 1 and 2 messages under way from a client
+	ReceiveMax      int           // QoS 1 and 2 messages under way from an MQTT 5 client
+	Pause           int           // the same of a 3.x client, which is then not read for a while; 0: no limit
 	Outbox          int           // bytes waiting for a client before PUBLISH is refused
 	SessionExpiry   uint32        // upper bound of the session expiry interval, seconds
 	ServerKeepAlive time.Duration // upper bound of an MQTT 5 client's keep alive; 0: none

@@ -37,6 +37,11 @@ func (auth) Allow(_ *mq.Principal, _ mq.Action, topic []byte) bool {
 // serve starts a gateway on a store in memory and returns its address.
 func serve(t *testing.T, change func(*Options)) (*Server, string) {
 	t.Helper()
+	return serveWith(t, nil, change)
+}
+
+func serveWith(t *testing.T, bchange func(*broker.Options), change func(*Options)) (*Server, string) {
+	t.Helper()
 	var b *broker.Broker
 	var batch broker.Batch
 	st, err := store.Open(store.Options{
@@ -47,9 +52,13 @@ func serve(t *testing.T, change func(*Options)) (*Server, string) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	b, err = broker.New(broker.Options{
+	bopt := broker.Options{
 		Store: st, Auth: auth{}, Log: log, StoreAfter: 20 * time.Millisecond, PendingSize: 1 << 20, PendingAll: 64 << 20,
-	})
+	}
+	if bchange != nil {
+		bchange(&bopt)
+	}
+	b, err = broker.New(bopt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +346,7 @@ func TestAckCodes(t *testing.T) {
 // TestReceiveMaximum: an MQTT 5 client that sends more at once than the server
 // takes is closed; a 3.x client is not read until it may go on.
 func TestReceiveMaximum(t *testing.T) {
-	_, addr := serve(t, func(o *Options) { o.ReceiveMax = 5 })
+	_, addr := serve(t, func(o *Options) { o.ReceiveMax, o.Pause = 5, 5 })
 	back := connect(t, addr, "back", mqtt.V5)
 	connect(t, addr, "dev", mqtt.V5) // takes, and does not acknowledge
 	var all []packet

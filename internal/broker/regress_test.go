@@ -1,0 +1,435 @@
+package broker
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/store"
+)
+
+type hook struct {
+	mq.Store
+	submit func(op mq.Op) bool // true: swallowed or passed on by itself
+	forget func(in mq.Inbox)
+	read   func()
+}
+
+func (h *hook) Submit(op mq.Op) {
+	if h.submit != nil && h.submit(op) {
+		return
+	}
+	h.Store.Submit(op)
+}
+func (h *hook) Forget(in mq.Inbox) {
+	if h.forget != nil {
+		h.forget(in)
+	}
+	h.Store.Forget(in)
+}
+func (h *hook) Read(in mq.Inbox, after, to uint64, n int, dst []mq.Entry, buf []byte) ([]mq.Entry, []byte, error) {
+	a, b, c := h.Store.Read(in, after, to, n, dst, buf)
+	if h.read != nil {
+		h.read()
+	}
+	return a, b, c
+}
+
+func (w *world) pub2(d *device, topic string, n int, pid uint16) (fresh, answered bool) {
+	w.batch.Begin()
+	m := message(topic, 1, n, 2, true)
+	fresh, answered, _ = w.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: d.sess}, m, pid, true, &w.batch)
+	w.batch.Flush()
+	return
+}
+
+// T1: claims come back from the dead after a crash.
+func TestLoseReleaseAll(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways)
+	defer func() { w.stop() }()
+	s := &device{id: "sender", persistent: true, window: 10}
+	w.connect(s, true)
+	w.pub2(s, "a/p2p/dev", 1, 1)
+	w.settle()
+	w.disconnect(s)
+	w.connect(s, true) // new session: nothing of the old one may count
+	time.Sleep(200 * time.Millisecond)
+	w.crash(0)
+	w.connect(s, false)
+	fresh, answered := w.pub2(s, "a/p2p/dev", 2, 1)
+	w.settle()
+	_, _, acks := s.link.take()
+	t.Log("fresh", fresh, "answered", answered, "acks", acks)
+	d := &device{id: "dev", window: 10}
+	w.connect(d, true)
+	w.drainAll(d)
+	if got := numbers(d.got); !slices.Contains(got, 2) {
+		t.Fatalf("message 2 got PUBREC %v and is lost; device got %v", acks, got)
+	}
+}
+
+// TestFanoutIsOneUnit: a QoS 2 message of a persistent sender is stored for its
+// subscribers together with the claim, or not at all.
+func TestFanoutIsOneUnit(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways)
+	h := &groupHook{}
+	w.wrap = func(st mq.Store) mq.Store { h.Store = st; return h }
+	w.stop()
+	w.start()
+	defer func() { w.stop() }()
+	s := &device{id: "sender", persistent: true, window: 10}
+	for _, id := range []string{"A", "B"} {
+		d := &device{id: id, persistent: true, window: 10}
+		w.connect(d, true)
+		w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "news", QoS: 2}})
+		w.disconnect(d)
+	}
+	w.connect(s, true)
+	w.pub2(s, "news", 1, 1)
+	w.settle()
+	if len(h.groups) != 1 || len(h.groups[0]) != 3 || h.groups[0][2].Kind != mq.OpClaim {
+		t.Fatalf("submitted %+v", h.groups)
+	}
+	if _, _, acks := s.link.take(); len(acks) != 1 || acks[0].kind != Pubrec {
+		t.Fatalf("the sender gets %+v", acks)
+	}
+}
+
+type groupHook struct {
+	mq.Store
+	groups [][]mq.Op
+}
+
+func (h *groupHook) SubmitGroup(ops []mq.Op) {
+	h.groups = append(h.groups, slices.Clone(ops))
+	h.Store.SubmitGroup(ops)
+}
+
+// T5
+func TestLosePromisedNotKept(t *testing.T) {
+	w := newWorld(t, Options{Keep: KeepSender, StoreAfter: time.Millisecond}, store.SyncOS)
+	defer w.stop()
+	d := &device{id: "dev", persistent: true, window: 1}
+	w.connect(d, true)
+	var r results
+	w.publish("a/p2p/dev", 1, 1, 1, false, &r) // sent, not acknowledged: stored after store-after
+	w.publish("a/p2p/dev", 1, 2, 1, false, &r) // window is full
+	w.settle()
+	c1, ok1 := r.get(1)
+	c2, ok2 := r.get(2)
+	w.disconnect(d)
+	d.got = nil
+	w.connect(d, true)
+	w.drainAll(d)
+	t.Log(c1, ok1, c2, ok2, numbers(d.got))
+	if len(d.got) != 2 {
+		t.Fatalf("acknowledged with %v %v; after the clean start only %v", c1, c2, numbers(d.got))
+	}
+}
+
+// T9: the disk stalls, housekeeping expires the same entry twice.
+func TestLoseSlowDiskExpiry(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	var mu sync.Mutex
+	var stalled bool
+	var late []mq.Op
+	var inner mq.Store
+	w.wrap = func(st mq.Store) mq.Store {
+		inner = st
+		h := &hook{Store: st}
+		h.submit = func(op mq.Op) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if stalled {
+				late = append(late, op)
+			}
+			return stalled
+		}
+		return h
+	}
+	w.stop()
+	w.start()
+	defer w.stop()
+	d := &device{id: "dev", persistent: true, window: 10}
+	w.connect(d, true)
+	w.disconnect(d)
+	var r results
+	w.batch.Begin()
+	m := message("a/p2p/dev", 1, 1, 1, true)
+	m.Expiry = w.batch.Now() + 700
+	w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, 1, &w.batch)
+	w.batch.Flush()
+	w.publish("a/p2p/dev", 1, 2, 1, true, &r)
+	w.settle()
+	mu.Lock()
+	stalled = true // one slow fsync
+	mu.Unlock()
+	for range 300 { // until it has been counted twice: a stall of half a second
+		time.Sleep(10 * time.Millisecond)
+		if w.b.Stats.Dropped[mq.DropExpired].Load() == 2 {
+			break
+		}
+	}
+	mu.Lock()
+	stalled = false
+	for _, op := range late {
+		inner.Submit(op)
+	}
+	mu.Unlock()
+	w.settle()
+	time.Sleep(50 * time.Millisecond)
+	w.connect(d, false)
+	w.drainAll(d)
+	d.sess.mu.Lock()
+	t.Log("count", d.sess.count, "expired", w.b.Stats.Dropped[mq.DropExpired].Load(), "store", inner.Stats(d.sess.inbox))
+	d.sess.mu.Unlock()
+	if !slices.Equal(numbers(d.got), []int{2}) {
+		t.Fatalf("message 2 is acknowledged and stored, and the device gets %v", numbers(d.got))
+	}
+}
+
+// T9b: expiry while the pump reads.
+func TestLoseExpireWhilePumping(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	var once sync.Once
+	var armed bool
+	w.wrap = func(st mq.Store) mq.Store {
+		h := &hook{Store: st}
+		h.read = func() {
+			if armed {
+				once.Do(func() { // what housekeeping does
+					s := w.b.lockedSession([]byte("dev"))
+					s.expire([]expired{{"dev", 1}}, &Batch{})
+					s.unlock()
+				})
+			}
+		}
+		return h
+	}
+	w.stop()
+	w.start()
+	defer w.stop()
+	d := &device{id: "dev", persistent: true, window: 10}
+	w.connect(d, true)
+	w.disconnect(d)
+	var r results
+	w.publish("a/p2p/dev", 1, 1, 1, true, &r)
+	w.publish("a/p2p/dev", 1, 2, 1, true, &r)
+	w.settle()
+	armed = true
+	w.connect(d, false)
+	w.ack(d, 1)
+	w.disconnect(d)
+	d.got = nil
+	w.connect(d, false)
+	w.drainAll(d)
+	if !slices.Contains(numbers(d.got), 2) {
+		t.Fatalf("message 2 was not acknowledged and is not sent again: %v", numbers(d.got))
+	}
+}
+
+// T14: an error of the store on OpRelease.
+func TestStallRelease(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	fail := 1
+	w.wrap = func(st mq.Store) mq.Store {
+		h := &hook{Store: st}
+		h.submit = func(op mq.Op) bool {
+			if op.Kind == mq.OpRelease && fail > 0 {
+				fail--
+				go func() {
+					var b Batch
+					w.b.Committed([]mq.Op{op}, &mq.Error{Code: mq.StoreFull, Text: "ENOSPC"}, &b)
+				}()
+				return true
+			}
+			return false
+		}
+		return h
+	}
+	w.stop()
+	w.start()
+	defer w.stop()
+	s := &device{id: "sender", persistent: true, window: 10}
+	w.connect(s, true)
+	w.pub2(s, "a/p2p/dev", 1, 1)
+	w.settle()
+	rel := func() (acks []ackSent) {
+		w.batch.Begin()
+		if !w.b.Pubrel(s.sess, s.link, 1, &w.batch) {
+			t.Log("unknown id: 0x92")
+		}
+		w.batch.Flush()
+		w.settle()
+		time.Sleep(20 * time.Millisecond)
+		_, _, acks = s.link.take()
+		return
+	}
+	t.Log(rel())
+	w.disconnect(s)
+	w.connect(s, false)
+	if acks := rel(); len(acks) == 0 {
+		t.Fatal("PUBREL is never answered again")
+	}
+}
+
+// T8
+func TestGrowGaps(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond, InboxLimit: 100, PendingSize: 16 << 10, PendingAll: 1 << 20}, store.SyncOS)
+	defer w.stop()
+	d := &device{id: "dev", window: 1}
+	w.connect(d, true)
+	w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "x", QoS: 1}})
+	var r results
+	w.publish("x", 1, 1, 1, true, &r)
+	w.publish("x", 1, 2, 1, true, &r)
+	start := time.Now()
+	last := start
+	for n := 3; n < 30000; n++ {
+		w.publish("a/p2p/dev", 1, n, 1, true, &r)
+		if n%5000 == 0 {
+			d.sess.mu.Lock()
+			t.Log(n, "tail.n", d.sess.tail.n, "slots bytes", len(d.sess.tail.ring)*int(queuedSize), "5000 took", time.Since(last))
+			d.sess.mu.Unlock()
+			last = time.Now()
+		}
+	}
+	w.settle()
+	d.sess.mu.Lock()
+	defer d.sess.mu.Unlock()
+	if d.sess.tail.n > 1000 {
+		t.Fatalf("%d entries in a tail limited to 100 messages", d.sess.tail.n)
+	}
+}
+
+// T70
+func TestGrowExpiries(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	defer w.stop()
+	for range 10000 {
+		w.batch.Begin()
+		l := &link{}
+		s, _ := w.b.Connect(ConnectRequest{ClientID: "x", Conn: l, Expiry: 1 << 30, ReceiveMax: 1}, &w.batch)
+		w.batch.Flush()
+		w.b.Disconnect(s, l, nil, &w.batch)
+		w.batch.Flush()
+	}
+	if n := len(w.b.expiries.heap); n > 100 {
+		t.Fatalf("%d deadlines for one client", n)
+	}
+}
+
+// T21
+func TestDropOldestAfterReconnect(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond, InboxLimit: 5}, store.SyncOS)
+	defer w.stop()
+	d := &device{id: "dev", persistent: true, window: 5}
+	w.connect(d, true)
+	var r results
+	for n := 1; n <= 12; n++ {
+		w.publish("a/p2p/dev", 1, n, 1, true, &r)
+		w.settle()
+	}
+	d.receive() // 1..5, not acknowledged
+	w.disconnect(d)
+	for n := 13; n <= 30; n++ {
+		w.publish("a/p2p/dev", 1, n, 1, true, &r)
+		w.settle()
+	}
+	d.got = nil
+	d.window = 100
+	w.connect(d, false)
+	w.drainAll(d)
+	t.Log(numbers(d.got))
+	if got := numbers(d.got); !slices.Equal(got, []int{26, 27, 28, 29, 30}) {
+		t.Fatalf("drop-oldest with limit 5 left %v", got)
+	}
+}
+
+// The same without a hook: two goroutines connect and disconnect one client,
+// others publish to it and to bystanders.
+func TestRaceForget(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	defer w.stop()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var r results
+	for g := range 3 {
+		wg.Go(func() {
+			var b Batch
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				b.Begin()
+				l := &link{}
+				s, err := w.b.Connect(ConnectRequest{ClientID: "dev", Conn: l, CleanStart: true, ReceiveMax: 100}, &b)
+				if err != nil {
+					t.Error(err)
+				}
+				b.Flush()
+				b.Begin()
+				w.b.Publish(Source{Principal: &mq.Principal{}}, message("a/p2p/dev", g, 1, 2, true), nil, 0, &b)
+				b.Flush()
+				w.b.Disconnect(s, l, nil, &b)
+				b.Flush()
+			}
+		})
+	}
+	bad := 0
+	for i := 0; i < 400; i++ {
+		id := "v" + string(rune('a'+i%26)) + string(rune('a'+i/26%26))
+		var b Batch
+		b.Begin()
+		m := message("a/p2p/"+id, 77, i, 1, true)
+		w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, uint64(i), &b)
+		b.Flush()
+		time.Sleep(7 * time.Millisecond)
+		l := &link{}
+		s, _ := w.b.Connect(ConnectRequest{ClientID: id, Conn: l, CleanStart: true, ReceiveMax: 100}, &b)
+		b.Flush()
+		time.Sleep(2 * time.Millisecond)
+		in, _, _ := l.take()
+		for _, p := range in {
+			b.Begin()
+			w.b.Puback(s, l, p.pid, &b)
+			b.Flush()
+			if p.sender != 77 {
+				bad++
+			}
+		}
+		w.b.Disconnect(s, l, nil, &b)
+		b.Flush()
+	}
+	close(stop)
+	wg.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fails := 0
+	for _, c := range r.code {
+		if c != mq.OK {
+			fails++
+		}
+	}
+	t.Log("wrong", bad, "failed", fails, "sessions", w.b.Sessions(), "dropped store_failed", w.b.Stats.Dropped[mq.DropStoreFailed].Load())
+	if bad > 0 || w.b.Stats.Dropped[mq.DropStoreFailed].Load() > 0 {
+		t.Fatal("handle mixed up")
+	}
+}
+
+// Stale claim: takeover with clean start between the claim and the put of a QoS 2 publish
+// cannot happen while Quiesce holds; the session that *ends* through the fast path can.
+type slowAuth struct{ f func() }
+
+func (a *slowAuth) Allow(*mq.Principal, mq.Action, []byte) bool {
+	if a.f != nil {
+		f := a.f
+		a.f = nil
+		f()
+	}
+	return true
+}
