@@ -48,7 +48,7 @@ type serverFlags struct {
 	MQTTS *string `name:"mqtts" placeholder:"ADDR" help:"Address for MQTT over TLS (listen.mqtts)."`
 	WS    *string `name:"ws" placeholder:"ADDR" help:"Address for MQTT over WebSocket (listen.ws)."`
 	WSS   *string `name:"wss" placeholder:"ADDR" help:"Address for MQTT over secure WebSocket (listen.wss)."`
-	HTTP  *string `name:"http" placeholder:"ADDR" help:"Address for the HTTP API and metrics (listen.http)."`
+	HTTP  *string `name:"http" placeholder:"ADDR" help:"Address for metrics and health over HTTP (listen.http)."`
 	Data  *string `placeholder:"DIR" help:"Directory of stored messages (data)."`
 }
 

@@ -214,26 +214,39 @@ func (s *server) close() {
 
 // banner tells a newcomer what to do next.
 func (s *server) banner(w io.Writer) {
-	var addr string
+	var at string
+	local := true
 	for _, b := range s.bound {
-		scheme := map[string]string{"mqtt": "mqtt://", "mqtts": "mqtts://", "ws": "ws://", "wss": "wss://", "http": "http://"}[b.name]
+		scheme := map[string]string{"mqtt": "tcp://", "mqtts": "tls://", "ws": "ws://", "wss": "wss://", "http": "http://"}[b.name]
 		path := map[string]string{"ws": "/mqtt", "wss": "/mqtt", "http": "/metrics"}[b.name]
 		fmt.Fprintf(w, "  %-6s %s%s%s\n", b.name, scheme, b.l.Addr(), path)
-		if b.name == "mqtt" && addr == "" {
-			addr = b.l.Addr().String()
+		addr, ok := b.l.Addr().(*net.TCPAddr)
+		local = local && ok && addr.IP.IsLoopback()
+		if b.name == "mqtt" && ok {
+			if addr.IP.IsUnspecified() {
+				addr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: addr.Port}
+			}
+			at = addr.String()
 		}
 	}
-	if s.auth.Anonymous() {
-		fmt.Fprintln(w, "\nNo login is configured: anybody on this machine may connect.")
+	login := ""
+	switch {
+	case !s.auth.Anonymous():
+		login = " --user NAME --password -"
+	case local:
+		fmt.Fprintln(w, "\nNo login is needed: anybody on this machine may connect.")
+	default:
+		fmt.Fprintln(w, "\nNo login is needed: ANYBODY WHO REACHES THESE ADDRESSES may connect.")
 	}
-	if addr == "" {
+	if at == "" {
 		return
 	}
 	server := ""
-	if addr != config.Default().Listen.MQTT {
-		server = " --server mqtt://" + addr
+	if at != config.Default().Listen.MQTT {
+		server = " --server tcp://" + at
 	}
-	fmt.Fprintf(w, "\nTry it, in two more terminals:\n\n  bin/homing listen%s --client-id dev1 --persistent\n  bin/homing send%s dev1 'hello'\n\n", server, server)
+	fmt.Fprintf(w, "\nTry it, in two more terminals:\n\n  %[1]s listen%[2]s%[3]s --client-id dev1 --persistent\n  %[1]s send%[2]s%[3]s dev1 'hello'\n\n",
+		os.Args[0], server, login)
 }
 
 type serveCmd struct {

@@ -76,3 +76,5 @@ func BenchmarkDirect(b *testing.B) {
 }
 
 func (l *sink) Quiesce() {}
+
+func (l *sink) Takes(*mq.Message, mq.QoS) bool { return true }

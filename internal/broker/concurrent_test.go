@@ -53,7 +53,7 @@ func concurrent(t *testing.T, seed uint64) {
 	stop := make(chan struct{})
 	for i, d := range devs {
 		recv.Go(func() {
-			lw := *w //nolint:govet
+			lw := *w
 			lw.batch = Batch{}
 			r := rng(seed*7 + uint64(i))
 			for {

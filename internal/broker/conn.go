@@ -45,6 +45,8 @@ type Conn interface {
 	// SendPublish sends m with the given QoS; pid is 0 for QoS 0. m is
 	// borrowed for the call.
 	SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *Batch) SendResult
+	// Takes reports whether m is within the client's maximum packet size.
+	Takes(m *mq.Message, qos mq.QoS) bool
 	// SendAck sends an acknowledgement, always, however full the outbox is.
 	SendAck(kind AckKind, pid uint16, code mq.Code, b *Batch)
 	// Flush writes what the socket takes without blocking.

@@ -151,6 +151,8 @@ func (s *Session) deliver(d *delivery, b *Batch) {
 		keep, store = s.b.keeps(d.m.Keep, keep), s.b.opt.Keep != KeepNever
 	}
 	switch {
+	case online && !s.conn.Takes(d.m, d.qos): // told before it is stored and acknowledged
+		s.b.refuse(d, mq.DropTooLarge, mq.NoTarget, b)
 	case !online && !keep:
 		s.b.refuse(d, mq.DropOffline, mq.NoTarget, b)
 	case online && !s.behind() && (d.qos == 1 || !store) && s.win.admits(s.nextSeq, s.receiveMax) && s.sendNow(d, store, b):

@@ -420,16 +420,3 @@ func TestRaceForget(t *testing.T) {
 		t.Fatal("handle mixed up")
 	}
 }
-
-// Stale claim: takeover with clean start between the claim and the put of a QoS 2 publish
-// cannot happen while Quiesce holds; the session that *ends* through the fast path can.
-type slowAuth struct{ f func() }
-
-func (a *slowAuth) Allow(*mq.Principal, mq.Action, []byte) bool {
-	if a.f != nil {
-		f := a.f
-		a.f = nil
-		f()
-	}
-	return true
-}

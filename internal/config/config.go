@@ -28,7 +28,7 @@ type Listen struct {
 	MQTTS string `key:"mqtts" doc:"MQTT over TLS, commonly :8883"`
 	WS    string `key:"ws" doc:"MQTT over WebSocket, path /mqtt"`
 	WSS   string `key:"wss" doc:"MQTT over secure WebSocket, commonly :8084"`
-	HTTP  string `key:"http" doc:"HTTP: /api/v1, /metrics, /healthz"`
+	HTTP  string `key:"http" doc:"HTTP: /metrics, /healthz, /readyz"`
 }
 
 // TLS is the server's certificate.

@@ -224,7 +224,7 @@ func TestFileMistakes(t *testing.T) {
 		{"p2p:\n  inbox-bytes: 1MiB\n", `homing.yml:2: p2p.inbox-bytes must be at least limits.packet-size (4MiB), or 0, not 1MiB`, ""},
 		{"limits:\n  packet-size: 16MiB\n", `limits.pending-bytes must be at least limits.packet-size (16MiB), not 8MiB`, ""},
 		{"limits:\n  pending-bytes-total: 4MiB\n", `homing.yml:2: limits.pending-bytes-total must be at least limits.pending-bytes (8MiB)`, ""},
-		{"store:\n  disk-limit: 1MiB\n", `homing.yml:2: store.disk-limit must be at least twice limits.packet-size`, ""},
+		{"store:\n  disk-limit: 1MiB\n", `homing.yml:2: store.disk-limit must be at least 16 times limits.packet-size`, ""},
 	} {
 		_, err := loadText(t, tt.file)
 		var e *Error

@@ -55,8 +55,8 @@ func (l *loader) validate() error {
 	case c.Limits.PendingBytesTotal < c.Limits.PendingBytes:
 		return l.errorf("limits.pending-bytes-total", "must be at least limits.pending-bytes (%s), not %s",
 			c.Limits.PendingBytes, c.Limits.PendingBytesTotal)
-	case c.Store.DiskLimit != 0 && c.Store.DiskLimit < 2*c.Limits.PacketSize:
-		return l.errorf("store.disk-limit", "must be at least twice limits.packet-size (%s), or 0, not %s",
+	case c.Store.DiskLimit != 0 && c.Store.DiskLimit < 16*c.Limits.PacketSize:
+		return l.errorf("store.disk-limit", "must be at least 16 times limits.packet-size (%s), or 0, not %s: its segments must hold such a message",
 			c.Limits.PacketSize, c.Store.DiskLimit)
 	}
 	return nil

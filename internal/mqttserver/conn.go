@@ -138,6 +138,11 @@ func (c *conn) ended(err error) {
 	case errors.Is(err, errClosing):
 	case errors.Is(err, errRejected):
 		c.linger()
+	case errors.As(err, &p) && !c.connected.Load() && p.Code == mqtt.CodePacketTooLarge && c.announcesV5():
+		var b broker.Batch
+		c.version = mqtt.V5
+		_ = c.reject(p.Code, p.Error(), &b)
+		c.linger()
 	case errors.As(err, &p):
 		c.disconnect(p.Code, p.Error())
 		c.linger()

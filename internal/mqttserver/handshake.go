@@ -1,6 +1,7 @@
 package mqttserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -61,6 +62,23 @@ func (c *conn) refuseConnect(p *mqtt.Connect, err error, b *broker.Batch) error 
 	}
 	c.setReason(err.Error())
 	return errClosing
+}
+
+// announcesV5 reports whether what was read begins with a CONNECT of MQTT 5,
+// one that is too large to be read whole.
+func (c *conn) announcesV5() bool {
+	if c.w == nil {
+		return false
+	}
+	in := c.w.buf[c.w.start:c.w.end]
+	if len(in) == 0 || mqtt.TypeOf(in[0]) != mqtt.CONNECT {
+		return false
+	}
+	at := 1
+	for at < len(in) && at < 5 && in[at] >= 0x80 {
+		at++
+	}
+	return bytes.HasPrefix(in[min(at+1, len(in)):], []byte{0, 4, 'M', 'Q', 'T', 'T', 5})
 }
 
 // reject sends a CONNACK that refuses, and closes.

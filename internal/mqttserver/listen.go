@@ -3,6 +3,7 @@ package mqttserver
 import (
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -34,6 +35,7 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 				nc = tls.Server(nc, conf)
 			}
 			if err := s.start(nc, over); err != nil {
+				s.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "transport", over.String(), "reason", err.Error())
 				_ = nc.Close()
 			}
 		}
@@ -78,8 +80,10 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 	mux := http.NewServeMux()
 	mux.HandleFunc(webSocketPath, func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, over) })
 	h := &http.Server{
-		Handler: mux, ReadHeaderTimeout: s.opt.ConnectTimeout, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: s.opt.ConnectTimeout, IdleTimeout: s.opt.ConnectTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	h.SetKeepAlivesEnabled(false) // there is nothing to ask for twice
 	s.mu.Lock()
 	s.https = append(s.https, h)
 	s.mu.Unlock()

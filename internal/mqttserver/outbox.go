@@ -62,15 +62,31 @@ func (c *conn) done(buf []byte, b *broker.Batch) {
 	}
 }
 
-// SendPublish implements broker.Conn.
-func (c *conn) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *broker.Batch) broker.SendResult {
-	p := mqtt.Publish{Dup: dup, QoS: byte(qos), PacketID: pid, Topic: m.Topic, Payload: m.Payload}
+// packet is m for this client.
+func (c *conn) packet(m *mq.Message, qos mq.QoS, now int64) mqtt.Publish {
+	p := mqtt.Publish{QoS: byte(qos), Topic: m.Topic, Payload: m.Payload}
 	if c.version == mqtt.V5 {
 		p.Props = m.Props
 		if m.Expiry != 0 {
-			p.HasExpiry, p.Expiry = true, m.RemainingExpiry(b.Now())
+			p.HasExpiry, p.Expiry = true, m.RemainingExpiry(now)
 		}
 	}
+	return p
+}
+
+// Takes implements broker.Conn.
+func (c *conn) Takes(m *mq.Message, qos mq.QoS) bool {
+	if c.version != mqtt.V5 {
+		return true // there is no maximum packet size
+	}
+	p := c.packet(m, qos, 0)
+	return p.Size(c.version) <= int(c.maxPacket)
+}
+
+// SendPublish implements broker.Conn.
+func (c *conn) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *broker.Batch) broker.SendResult {
+	p := c.packet(m, qos, b.Now())
+	p.PacketID, p.Dup = pid, dup
 	size := p.Size(c.version)
 	if size > int(c.maxPacket) {
 		return broker.SendTooLarge

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -88,6 +89,9 @@ func Open(o Options) (_ *Store, err error) {
 	if err := inboxlog.MakeDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	if err := checkFree(o.FS, o.Dir); err != nil {
+		return nil, err
+	}
 	s := &Store{}
 	if s.lock, err = lockDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -116,10 +120,27 @@ func Open(o Options) (_ *Store, err error) {
 func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 	name := fs.PathJoin(dir, lockName)
 	lock, err := fs.Lock(name)
-	if err != nil {
-		return nil, fmt.Errorf("%s is in use: another homing has %s locked; stop it first: %w", dir, name, err)
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
+		return nil, fmt.Errorf("%s is in use: another homing has %s locked; stop it first", dir, name)
+	case err != nil:
+		return nil, fmt.Errorf("cannot lock %s, the directory must be writable: %w", name, err)
 	}
 	return lock, nil
+}
+
+// minFree is how many bytes must be free to open a store: Pebble replays its
+// log into new files, and tries for ever when there is no room.
+const minFree = 16 << 20
+
+// checkFree refuses to open a store on a full file system.
+func checkFree(fs vfs.FS, dir string) error {
+	u, err := fs.GetDiskUsage(dir)
+	if err == nil && u.TotalBytes > 0 && u.AvailBytes < minFree {
+		return &mq.Error{Code: mq.StoreFull, Text: fmt.Sprintf(
+			"open store: only %d KiB are free where %s is; free at least %d MiB and start again", u.AvailBytes>>10, dir, minFree>>20)}
+	}
+	return nil
 }
 
 // Close writes and syncs what is queued, waits for the last Done, and closes
