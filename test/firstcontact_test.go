@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shell runs a command line in the root of the project, in a process group of
@@ -53,12 +54,12 @@ func TestFirstContact(t *testing.T) {
 	p := shell(t, "make run", "HOMING_LISTEN_MQTT=127.0.0.1:0", "HOMING_LISTEN_WS=127.0.0.1:0", "HOMING_LISTEN_HTTP=127.0.0.1:0", "HOMING_DATA="+data)
 	listen := strings.TrimSpace(p.line("  bin/homing listen "))
 	send := strings.TrimSpace(p.line("  bin/homing send "))
-	for transport, scheme := range map[string]string{"mqtt": "mqtt://", "ws": "ws://", "http": "http://"} {
+	for transport, scheme := range map[string]string{"mqtt": "tcp://", "ws": "ws://", "http": "http://"} {
 		if !regexp.MustCompile(`(?m)^ *` + transport + ` +` + scheme + `127\.0\.0\.1:\d+`).MatchString(p.tail()) {
 			t.Errorf("the address of %s is not printed:\n%s", transport, p.tail())
 		}
 	}
-	server := regexp.MustCompile(` --server mqtt://127\.0\.0\.1:(\d+)`)
+	server := regexp.MustCompile(` --server tcp://127\.0\.0\.1:(\d+)`)
 	port := server.FindStringSubmatch(listen)
 	if port == nil {
 		t.Fatalf("no address in %s", listen)
@@ -100,10 +101,14 @@ func mosquitto(t *testing.T, port string) {
 		}
 		commands = append(commands, strings.Replace(strings.TrimSuffix(lines[0], " &"), name, name+" -p "+port, 1))
 	}
-	if pub := shell(t, commands[1]); pub.wait() != 0 { // dev1 has a persistent session
-		t.Errorf("%s:\n%s", commands[1], pub.tail())
-	}
 	sub := shell(t, commands[0])
-	sub.line("orders/p2p/dev1 hello")
+	for end := time.Now().Add(patience); !strings.Contains(sub.tail(), "orders/p2p/dev2 hello"); {
+		if time.Now().After(end) {
+			t.Fatalf("%s shows nothing", commands[0])
+		}
+		if pub := shell(t, commands[1]); pub.wait() != 0 { // before the device is connected, it is not kept
+			t.Fatalf("%s:\n%s", commands[1], pub.tail())
+		}
+	}
 	sub.stop()
 }

@@ -121,10 +121,10 @@ func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 	name := fs.PathJoin(dir, lockName)
 	lock, err := fs.Lock(name)
 	switch {
-	case errors.Is(err, syscall.EAGAIN):
-		return nil, fmt.Errorf("%s is in use: another homing has %s locked; stop it first", dir, name)
-	case err != nil:
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EPERM):
 		return nil, fmt.Errorf("cannot lock %s, the directory must be writable: %w", name, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s is in use: another homing has %s locked; stop it first: %w", dir, name, err)
 	}
 	return lock, nil
 }
