@@ -31,7 +31,6 @@ type CloseReason uint8
 const (
 	TakenOver      CloseReason = iota // same client ID connected again [MQTT-3.1.4-3]
 	ServerShutdown                    //
-	Kicked                            // by an operator
 	SessionLost                       // the store cannot keep the session's promises
 )
 

@@ -45,7 +45,7 @@ func (w *world) pub2(d *device, topic string, n int, pid uint16) (fresh, answere
 	return
 }
 
-// T1: claims come back from the dead after a crash.
+// claims come back from the dead after a crash.
 func TestLoseReleaseAll(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways)
 	defer func() { w.stop() }()
@@ -107,7 +107,6 @@ func (h *groupHook) SubmitGroup(ops []mq.Op) {
 	h.Store.SubmitGroup(ops)
 }
 
-// T5
 func TestLosePromisedNotKept(t *testing.T) {
 	w := newWorld(t, Options{Keep: KeepSender, StoreAfter: time.Millisecond}, store.SyncOS)
 	defer w.stop()
@@ -129,7 +128,7 @@ func TestLosePromisedNotKept(t *testing.T) {
 	}
 }
 
-// T9: the disk stalls, housekeeping expires the same entry twice.
+// the disk stalls, housekeeping expires the same entry twice.
 func TestLoseSlowDiskExpiry(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 	var mu sync.Mutex
@@ -190,7 +189,7 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	}
 }
 
-// T9b: expiry while the pump reads.
+// expiry while the pump reads.
 func TestLoseExpireWhilePumping(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 	var once sync.Once
@@ -230,7 +229,7 @@ func TestLoseExpireWhilePumping(t *testing.T) {
 	}
 }
 
-// T14: an error of the store on OpRelease.
+// an error of the store on OpRelease.
 func TestStallRelease(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 	fail := 1
@@ -275,7 +274,6 @@ func TestStallRelease(t *testing.T) {
 	}
 }
 
-// T8
 func TestGrowGaps(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond, InboxLimit: 100, PendingSize: 16 << 10, PendingAll: 1 << 20}, store.SyncOS)
 	defer w.stop()
@@ -304,7 +302,6 @@ func TestGrowGaps(t *testing.T) {
 	}
 }
 
-// T70
 func TestGrowExpiries(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 	defer w.stop()
@@ -321,7 +318,6 @@ func TestGrowExpiries(t *testing.T) {
 	}
 }
 
-// T21
 func TestDropOldestAfterReconnect(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond, InboxLimit: 5}, store.SyncOS)
 	defer w.stop()

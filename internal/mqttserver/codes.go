@@ -68,7 +68,6 @@ var closeReasons = [...]struct {
 }{
 	broker.TakenOver:      {mqtt.CodeSessionTakenOver, "clientId conflict"},
 	broker.ServerShutdown: {mqtt.CodeServerShuttingDown, "server shutting down"},
-	broker.Kicked:         {mqtt.CodeAdministrativeAction, "closed by an operator"},
 	broker.SessionLost:    {mqtt.CodeImplementationSpecificError, "the store failed"},
 }
 

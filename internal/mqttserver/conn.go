@@ -48,14 +48,13 @@ type conn struct {
 	writeOp *writeOp              // and this
 
 	// Set before CONNECT is answered, then constant.
-	transport       transport
-	version         mqtt.Version
-	serverKeepAlive uint16        // seconds, told to the client; 0: its own counts
-	maxPacket       uint32        // bytes, of the client
-	problemInfo     bool          // may send reason strings [MQTT-3.1.2-29]
-	keepAlive       time.Duration // until it is dead: 1.5 times the interval; 0: off
-	sess            *broker.Session
-	principal       *mq.Principal
+	transport   transport
+	version     mqtt.Version
+	maxPacket   uint32        // bytes, of the client
+	problemInfo bool          // may send reason strings [MQTT-3.1.2-29]
+	keepAlive   time.Duration // until it is dead: 1.5 times the interval; 0: off
+	sess        *broker.Session
+	principal   *mq.Principal
 
 	connected atomic.Bool // CONNACK 0x00 was sent
 	unacked   atomic.Int32

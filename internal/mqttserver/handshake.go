@@ -198,10 +198,6 @@ func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) erro
 // setKeepAlive sets the time after which a silent client is dead
 // [MQTT-3.1.2-22].
 func (c *conn) setKeepAlive(seconds uint16) {
-	if most := c.srv.opt.ServerKeepAlive; most > 0 && c.version == mqtt.V5 && (seconds == 0 || time.Duration(seconds)*time.Second > most) {
-		seconds = uint16(most / time.Second)
-		c.serverKeepAlive = seconds
-	}
 	c.keepAlive = time.Duration(seconds) * time.Second * 3 / 2
 }
 
@@ -232,10 +228,6 @@ func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b
 		if hello.expiry != nil { // [MQTT-3.2.2.3.2]
 			p.SessionExpiry = *hello.expiry
 			p.Set(mqtt.PropSessionExpiry)
-		}
-		if c.serverKeepAlive != 0 { // [MQTT-3.2.2-21]
-			p.ServerKeepAlive = c.serverKeepAlive
-			p.Set(mqtt.PropServerKeepAlive)
 		}
 	}
 	c.send(mqtt.CONNACK, ack, b)

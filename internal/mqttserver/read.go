@@ -43,6 +43,7 @@ var workers = sync.Pool{New: func() any { return &worker{buf: make([]byte, worke
 func (c *conn) borrow() *worker {
 	if c.w == nil {
 		c.w = workers.Get().(*worker)
+		c.srv.Stats.Workers.Add(1)
 		c.w.start, c.w.end = 0, 0
 		if c.detail != nil {
 			c.w.end = copy(c.w.buf, c.detail.partial)
@@ -65,6 +66,7 @@ func (c *conn) release() {
 		c.more().partial = append([]byte(nil), rest...)
 	}
 	c.w = nil
+	c.srv.Stats.Workers.Add(-1)
 	w.start, w.end = 0, 0
 	if len(w.buf) > keepBuf {
 		w.buf = make([]byte, workerBuf)

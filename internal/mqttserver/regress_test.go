@@ -19,7 +19,7 @@ func hello5(t *testing.T, addr, id string, clean bool) *peer {
 	return p
 }
 
-// T4: the receive maximum counts QoS 2 publishes twice after a reconnect.
+// the receive maximum counts QoS 2 publishes twice after a reconnect.
 func TestStallReceiveMax(t *testing.T) {
 	s, addr := serve(t, nil) // ReceiveMax 10
 	p := hello5(t, addr, "s", true)
@@ -49,7 +49,7 @@ func TestStallReceiveMax(t *testing.T) {
 	t.Fatal("the client can never send its QoS 2 messages again")
 }
 
-// T6: p2p.keep: never; two 3.1.1 clients send to each other.
+// p2p.keep: never; two 3.1.1 clients send to each other.
 func TestStallMutual(t *testing.T) {
 	_, addr := serveWith(t, func(o *broker.Options) { o.Keep = broker.KeepNever }, nil)
 	a, b := connect(t, addr, "A", mqtt.V311), connect(t, addr, "B", mqtt.V311)
@@ -100,7 +100,7 @@ func TestStallMutual(t *testing.T) {
 	}
 }
 
-// T7: data and FIN in one go: is the end noticed?
+// data and FIN in one go: is the end noticed?
 func TestStallFin(t *testing.T) {
 	s, addr := serve(t, nil)
 	for i := range 300 {

@@ -22,18 +22,17 @@ type Options struct {
 	Auth   mq.Authenticator
 	Log    *slog.Logger
 
-	ConnectTimeout  time.Duration // from accept to CONNECT
-	CloseGrace      time.Duration // how long a closing connection may take to take its last packet
-	PacketSize      int           // maximum packet size towards the server, bytes
-	TopicLength     int           // bytes
-	Inflight        int           // QoS 1 and 2 messages under way to a 3.x client
-	ReceiveMax      int           // QoS 1 and 2 messages under way from an MQTT 5 client
-	Pause           int           // the same of a 3.x client, which is then not read for a while; 0: no limit
-	Outbox          int           // bytes waiting for a client before PUBLISH is refused
-	SessionExpiry   uint32        // upper bound of the session expiry interval, seconds
-	ServerKeepAlive time.Duration // upper bound of an MQTT 5 client's keep alive; 0: none
-	Connections     int           // 0: as many as file descriptors allow
-	PerAddress      int           // connections per remote address; 0: no limit
+	ConnectTimeout time.Duration // from accept to CONNECT
+	CloseGrace     time.Duration // how long a closing connection may take to take its last packet
+	PacketSize     int           // maximum packet size towards the server, bytes
+	TopicLength    int           // bytes
+	Inflight       int           // QoS 1 and 2 messages under way to a 3.x client
+	ReceiveMax     int           // QoS 1 and 2 messages under way from an MQTT 5 client
+	Pause          int           // the same of a 3.x client, which is then not read for a while; 0: no limit
+	Outbox         int           // bytes waiting for a client before PUBLISH is refused
+	SessionExpiry  uint32        // upper bound of the session expiry interval, seconds
+	Connections    int           // 0: as many as file descriptors allow
+	PerAddress     int           // connections per remote address; 0: no limit
 }
 
 // Stats are the counters of the gateway.
@@ -43,6 +42,7 @@ type Stats struct {
 	Refused    atomic.Uint64 // CONNECTs answered with an error
 	AuthFailed atomic.Uint64
 	Panics     atomic.Uint64
+	Workers    atomic.Int64  // read buffers in use: by connections with input, not by waiting ones
 	Blocked    atomic.Uint64 // writes that met a full socket
 	BytesIn    atomic.Uint64
 	BytesOut   atomic.Uint64
