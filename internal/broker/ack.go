@@ -4,6 +4,7 @@ import "github.com/homing-mq/homing/internal/mq"
 
 // Puback takes the target's PUBACK for a message sent on conn. An unknown
 // packet identifier is ignored: it is of an earlier connection.
+// [MQTT-4.3.2-3] [MQTT3-4.3.2-1]
 func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -16,10 +17,11 @@ func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) {
 }
 
 // Pubrec takes the target's PUBREC. PUBREL follows when the store has noted
-// it, so that no crash makes the server send the PUBLISH again [MQTT-4.3.3-4].
+// it, so that no crash makes the server send the PUBLISH again [MQTT-4.3.3-4] [MQTT-4.3.3-6].
 // With refused (reason code 0x80 and up) the message is done with
-// [MQTT-4.3.3-4]. It reports false if the identifier is unknown: the
+// [MQTT-4.4.0-2]. It reports false if the identifier is unknown: the
 // gateway answers with reason code 0x92.
+// [MQTT-4.3.3-3] [MQTT3-4.3.3-1]
 func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *Batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,6 +56,7 @@ func (s *Session) release(e *inflight, b *Batch) {
 }
 
 // Pubcomp takes the target's PUBCOMP: the end of a QoS 2 delivery.
+// [MQTT-4.3.3-5] [MQTT3-4.3.3-1]
 func (b *Broker) Pubcomp(s *Session, conn Conn, pid uint16, batch *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,10 +83,14 @@ func (s *Session) acknowledge(e *inflight, b *Batch) {
 		s.heldBytes -= int64(e.size)
 		s.forget(e.seq, int(e.size))
 	}
-	s.b.Stats.Acked.Add(1)
+	if s.lender() == nil {
+		s.b.Stats.Acked.Add(1)
+	}
 	s.observeAck(b.mono - e.sentAt)
 	s.win.finish(e)
 	if s.behind() {
 		b.pump(s)
+	} else {
+		s.feed(b)
 	}
 }

@@ -15,8 +15,8 @@ type sink struct {
 }
 
 func (l *sink) SendConnack(s *Session, _ bool, _ int, _ *Batch) { l.sess = s }
-func (l *sink) SendPublish(_ *mq.Message, _ mq.QoS, pid uint16, _ bool, _ *Batch) SendResult {
-	l.pid = pid
+func (l *sink) SendPublish(_ *mq.Message, h Header, _ *Batch) SendResult {
+	l.pid = h.PacketID
 	return Sent
 }
 func (l *sink) SendAck(AckKind, uint16, mq.Code, *Batch)  {}
@@ -77,4 +77,4 @@ func BenchmarkDirect(b *testing.B) {
 
 func (l *sink) Quiesce() {}
 
-func (l *sink) Takes(*mq.Message, mq.QoS) bool { return true }
+func (l *sink) Takes(*mq.Message, Header) bool { return true }

@@ -30,6 +30,9 @@ type Batch struct {
 	buf     []byte
 	msg     mq.Message
 	matches []match
+	group   []mq.Op
+	found   []found
+	props   []byte
 }
 
 type completion struct {

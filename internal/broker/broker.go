@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -29,7 +30,9 @@ type Options struct {
 	Auth  mq.Authorizer
 	Log   *slog.Logger
 
-	Keep        KeepPolicy
+	Keep          KeepPolicy
+	RetainedLimit int // retained messages; 0: no limit
+
 	InboxLimit  int   // messages waiting per client; 0: no limit
 	InboxBytes  int64 // of their records; 0: no limit
 	RejectFull  bool  // refuse the new message instead of dropping the oldest
@@ -47,10 +50,17 @@ type Broker struct {
 	opt      Options
 	registry registry
 	topics   topicTree
+	retained retainedSet
 	wheel    wheel
 	expiries expiryQueue
-	groups   sync.Mutex // see offerGroup
-	Stats    Stats
+	wills    expiryQueue   // when those of offline sessions are due
+	slots    chan struct{} // of background
+	groups   sync.Mutex    // see offerGroup
+
+	stalledMu sync.Mutex // a leaf; guards stalled
+	stalled   []*lender  // shared subscriptions to be tried again
+
+	Stats Stats
 
 	pendingBytes atomic.Int64
 	applied      atomic.Int64 // what was submitted up to then (monotonic, us) shows in the store
@@ -64,11 +74,17 @@ type Broker struct {
 // New starts a broker: it loads the persistent sessions and runs until Close.
 // The store must call Committed with what it has done.
 func New(opt Options) (*Broker, error) {
-	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, opt: opt, stop: make(chan struct{})}
+	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, opt: opt, stop: make(chan struct{}), slots: make(chan struct{}, backgroundSlots)}
 	b.registry.init()
 	b.topics.init()
 	b.wheel.init()
+	if err := b.loadRetained(); err != nil {
+		return nil, err
+	}
 	if err := b.loadSessions(); err != nil {
+		return nil, err
+	}
+	if err := b.clearShares(); err != nil {
 		return nil, err
 	}
 	b.wg.Go(b.runLinger)
@@ -84,32 +100,55 @@ func (b *Broker) Close() {
 	b.wg.Wait()
 }
 
-// loadSessions brings back the persistent sessions after a restart.
+// loadSessions brings back the persistent sessions after a restart, and what
+// wills the others have left.
 func (b *Broker) loadSessions() error {
 	now := time.Now().UnixMilli()
+	var batch Batch
 	return b.store.Sessions(func(id string, meta mq.SessionMeta) error {
 		s := b.newSession(id)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.exists, s.expiry = true, meta.ExpirySeconds
-		s.metaSet, s.metaExp = true, meta.ExpirySeconds
-		if meta.ExpirySeconds != NeverExpires {
-			// A crash does not tell when the client left: count from now.
-			s.deadline = meta.Deadline
-			if s.deadline == 0 {
-				s.deadline = now + int64(meta.ExpirySeconds)*1000
-			}
-			s.expireAt(s.deadline)
+		if err := s.load(meta, now); err != nil {
+			return err
 		}
 		subs, err := b.store.Subscriptions(id)
 		if err != nil {
 			return err
 		}
 		for _, sub := range subs {
-			s.addSubscription(sub)
+			b.subscribe(s, sub, sub.RetainedOwed, &batch)
 		}
 		return nil
 	})
+}
+
+// load takes over the stored metadata. A session without deadline was connected
+// when the server crashed: its time counts from now on.
+func (s *Session) load(meta mq.SessionMeta, now int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exists, s.expiry = true, meta.ExpirySeconds
+	s.metaSet, s.metaExp = true, meta.ExpirySeconds
+	s.metaMore = meta.Deadline != 0 || len(meta.Will) > 0
+	if len(meta.Will) > 0 {
+		will, err := decodeWill(meta.Will, s.id)
+		if err != nil {
+			return fmt.Errorf("session of %q: %w", s.id, err)
+		}
+		s.will = will
+		if s.will.due = meta.WillDue; s.will.due == 0 {
+			s.delayWill(now)
+		} else {
+			s.b.wills.add(s.will.due, s.id)
+		}
+	}
+	if meta.ExpirySeconds != NeverExpires {
+		deadline := meta.Deadline
+		if deadline == 0 {
+			deadline = now + int64(meta.ExpirySeconds)*1000
+		}
+		s.expireAt(deadline)
+	}
+	return nil
 }
 
 // Throttle blocks while the store is behind. Gateways call it without locks,

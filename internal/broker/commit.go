@@ -21,6 +21,8 @@ func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
 				b.showed(int64(op.Token))
 			}
 			owner.committed(op, err, batch)
+		case *retainNote:
+			b.retainDone(owner, err, batch)
 		case *fanout:
 			owner.Complete(0, codeIf(err), batch)
 		case *waiter:

@@ -13,6 +13,18 @@ const (
 	SendClosed              // the connection is closing
 )
 
+// Header is what a PUBLISH packet to one client says besides the message.
+type Header struct {
+	Seq      uint64 // of the client's inbox; 0 with QoS 0
+	PacketID uint16 // 0 with QoS 0
+	QoS      mq.QoS
+	Dup      bool
+	Retain   bool // [MQTT3-3.3.1-8] [MQTT3-3.3.1-9] [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+	// SubscriptionIDs are those of the client's subscriptions that match
+	// [MQTT-3.3.4-3]. Of an addressed message they are in its properties.
+	SubscriptionIDs []uint32
+}
+
 // AckKind is one of the MQTT acknowledgement packets.
 type AckKind uint8
 
@@ -41,11 +53,10 @@ type Conn interface {
 	// SendConnack accepts the connection for s. Nothing else is sent before.
 	// claims is how many QoS 2 publishes of the client wait for its PUBREL.
 	SendConnack(s *Session, sessionPresent bool, claims int, b *Batch)
-	// SendPublish sends m with the given QoS; pid is 0 for QoS 0. m is
-	// borrowed for the call.
-	SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *Batch) SendResult
+	// SendPublish sends m. m and what h refers to are borrowed for the call.
+	SendPublish(m *mq.Message, h Header, b *Batch) SendResult
 	// Takes reports whether m is within the client's maximum packet size.
-	Takes(m *mq.Message, qos mq.QoS) bool
+	Takes(m *mq.Message, h Header) bool
 	// SendAck sends an acknowledgement, always, however full the outbox is.
 	SendAck(kind AckKind, pid uint16, code mq.Code, b *Batch)
 	// Flush writes what the socket takes without blocking.

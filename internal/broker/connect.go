@@ -13,6 +13,7 @@ type ConnectRequest struct {
 	CleanStart bool
 	Expiry     uint32 // session expiry interval in seconds; 3.x: 0 or NeverExpires
 	ReceiveMax int    // 1 to 65535
+	Will       *Will  // owned by the broker from then on; nil: none
 }
 
 // ErrSuperseded tells a connection that another one with the same client ID
@@ -23,6 +24,7 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 // connection [MQTT-3.1.4-3], starts clean or resumes [MQTT-3.1.2-4]
 // [MQTT-3.1.2-5], sends CONNACK and begins to send what waits. It may block on
 // the store. batch must have nothing to flush; the caller flushes it after.
+// [MQTT-3.1.2-6] [MQTT-3.1.4-4] [MQTT3-3.1.2-4] [MQTT3-3.1.2-6] [MQTT3-3.1.4-2] [MQTT3-3.1.4-3]
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s := b.acquire(req.ClientID)
 	old := s.detach(batch)
@@ -34,26 +36,27 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 		batch.pump(s)
 		return s, nil
 	}
-	busy := make(chan struct{})
-	s.busy = busy
+	// The will of the connection before: the session ends, or there is no delay
+	// in which to come back [MQTT-3.1.3-9].
+	before := s.takeWill(!resume || s.will != nil && s.will.Delay == 0)
+	s.occupy()
 	s.mu.Unlock()
 	if old != nil {
 		b.Stats.TakenOver.Add(1)
 		old.Close(TakenOver)
 		old.Quiesce()
 	}
-	batch.Flush()
+	b.publishWill(before, batch)
 
 	err := s.catchUp()
 	if err == nil && !resume {
-		err = s.forgetSession()
+		err = s.forgetSession(batch)
 	}
-	if err == nil && req.Expiry > 0 {
-		err = s.saveMeta(req.Expiry)
+	if err == nil {
+		err = s.saveMeta(mq.SessionMeta{ExpirySeconds: req.Expiry, Will: req.Will.encode()})
 	}
 	s.mu.Lock()
-	s.busy = nil
-	close(busy)
+	s.vacate()
 	if err != nil {
 		if s.exists && s.expiry != NeverExpires {
 			s.expireAt(batch.now + int64(s.expiry)*1000)
@@ -67,6 +70,15 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	return s, nil
 }
 
+// occupy keeps others from changing the session's existence, until vacate. s
+// is locked.
+func (s *Session) occupy() { s.busy = make(chan struct{}) }
+
+func (s *Session) vacate() {
+	close(s.busy)
+	s.busy = nil
+}
+
 // needsStore reports whether the store must be asked or told before the
 // connection is accepted. s is locked and offline.
 func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
@@ -75,9 +87,21 @@ func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
 		return true
 	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || s.claimed()):
 		return true
+	case req.Will != nil || s.will != nil:
+		return true
 	}
-	return req.Expiry > 0 && !(s.metaSet && s.metaExp == req.Expiry)
+	return s.lacksMeta(req.Expiry)
 }
+
+// lacksMeta reports whether the store must be told of a session that is
+// connected and has no will.
+func (s *Session) lacksMeta(expiry uint32) bool {
+	return !s.hasMeta(expiry) && (expiry > 0 || s.metaSet)
+}
+
+// hasMeta reports whether the store knows exactly this: a connected session
+// without will.
+func (s *Session) hasMeta(expiry uint32) bool { return s.metaSet && !s.metaMore && s.metaExp == expiry }
 
 // claimed reports whether the client has QoS 2 claims, in memory or stored.
 func (s *Session) claimed() bool {
@@ -113,6 +137,7 @@ func (b *Broker) acquire(id string) *Session {
 }
 
 // attach makes the connection the session's. s is locked.
+// [MQTT-3.2.2-2] [MQTT-3.2.2-3] [MQTT3-3.2.2-1] [MQTT3-3.2.2-2] [MQTT3-3.2.2-3]
 func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	if !resume {
 		s.sentTo = 0
@@ -121,6 +146,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.exists = true
 	s.expiry = req.Expiry
 	s.deadline = 0
+	s.will = req.Will
 	s.conn = req.Conn
 	s.receiveMax = int32(req.ReceiveMax)
 	if resume && !s.loaded {
@@ -136,6 +162,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 		s.dropFrom, s.dropTo, s.lowTo = 0, 0, 0
 	}
 	s.b.Stats.Connected.Add(1)
+	s.arrive()
 	req.Conn.SendConnack(s, resume, len(s.claims), b)
 }
 
@@ -158,6 +185,7 @@ func (s *Session) detach(b *Batch) Conn {
 	}
 	s.conn = nil
 	s.b.Stats.Connected.Add(-1)
+	s.depart()
 	s.rewind()
 	if s.traffic == &noTraffic {
 		return old
@@ -192,11 +220,26 @@ func (s *Session) detachEntry(e *inflight, b *Batch) {
 		s.requeue(e)
 	case volatile:
 		s.hold(-len(e.rec))
-		if e.flags&mq.FlagReceived == 0 {
+		if e.lent {
+			s.giveBack(e, b)
+		} else if e.flags&mq.FlagReceived == 0 {
 			s.b.drop(mq.DropOffline)
 			b.complete(e.origin, e.token, mq.NoTarget)
 		}
 	}
+}
+
+// giveBack lets the group have back what it has lent, unless that was sent with
+// QoS 2: then nobody else may get it [MQTT-4.8.2-5].
+func (s *Session) giveBack(e *inflight, b *Batch) {
+	if e.flags&mq.FlagQoS == 1 {
+		b.complete(e.origin, e.token, mq.NoTarget)
+		return
+	}
+	if e.flags&mq.FlagReceived == 0 {
+		s.b.drop(mq.DropSessionEnded)
+	}
+	b.complete(e.origin, e.token, mq.OK)
 }
 
 // requeue puts an entry of the window whose write is under way into the tail.
@@ -215,71 +258,102 @@ func (s *Session) detachQueued(q *queued, b *Batch) {
 	}
 }
 
+// Departure says how a connection ended.
+type Departure struct {
+	Expiry      *uint32 // replaces the session expiry interval (MQTT 5 DISCONNECT); nil: does not
+	DiscardWill bool    // a proper DISCONNECT: the will is not published [MQTT-3.1.2-10]
+}
+
 // Disconnect tells that conn, which Connect attached to s, is closed. It does
-// nothing if another connection has taken over. expiry, if not nil, replaces
-// the session expiry interval (MQTT 5 DISCONNECT). It may block on the store.
-func (b *Broker) Disconnect(s *Session, conn Conn, expiry *uint32, batch *Batch) {
+// nothing if another connection has taken over. It may block on the store.
+// [MQTT-4.1.0-1] [MQTT3-4.1.0-1] [MQTT3-4.1.0-2]
+func (b *Broker) Disconnect(s *Session, conn Conn, how Departure, batch *Batch) {
 	s.mu.Lock()
 	if s.conn != conn {
 		s.mu.Unlock()
 		return
 	}
-	if expiry != nil {
-		s.expiry = *expiry
+	if how.Expiry != nil {
+		s.expiry = *how.Expiry
+	}
+	if how.DiscardWill {
+		s.will = nil
 	}
 	s.detach(batch)
 	if s.expiry == 0 {
 		s.end(batch)
 		return
 	}
+	var will *Will
+	if s.will != nil && s.will.Delay > 0 {
+		s.delayWill(batch.now)
+	} else {
+		will = s.takeWill(true)
+	}
 	if s.expiry != NeverExpires {
 		s.expireAt(batch.now + int64(s.expiry)*1000)
+	} else if s.will == nil && will == nil && s.hasMeta(s.expiry) {
+		s.mu.Unlock() // the common case: nothing new for the store
+		batch.Flush()
+		return
 	}
-	expiryChanged := s.expiry != s.metaExp
+	s.occupy()
 	s.mu.Unlock()
-	if expiryChanged {
-		if err := s.saveMeta(s.expiry); err != nil {
-			b.log.Error("cannot save a session", "client", s.id, "error", err)
-		}
-	}
-	batch.Flush()
-}
-
-// end ends the session. s is locked, not busy and offline; it is unlocked on
-// return.
-func (s *Session) end(batch *Batch) {
-	busy := make(chan struct{})
-	s.busy = busy
-	s.exists = false
-	s.mu.Unlock()
-	batch.Flush()
-	if err := s.forgetSession(); err != nil {
-		s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
+	if b.publishWill(will, batch) {
+		s.keepMeta()
 	}
 	s.mu.Lock()
-	s.busy = nil
-	close(busy)
+	s.vacate()
+	s.unlock()
+}
+
+// end ends the session, and publishes its will [MQTT-3.1.2-8]. s is locked, not
+// busy and offline; it is unlocked on return.
+func (s *Session) end(batch *Batch) {
+	will := s.takeWill(true)
+	s.occupy()
+	s.exists = false
+	s.mu.Unlock()
+	if s.b.publishWill(will, batch) {
+		if err := s.forgetSession(batch); err != nil {
+			s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
+		}
+	}
+	s.mu.Lock()
+	s.vacate()
 	s.unlock()
 }
 
 // forgetSession removes what belongs to the session, and not to the inbox:
 // subscriptions, QoS 2 claims, messages kept only for it. s is busy and
 // unlocked.
-func (s *Session) forgetSession() error {
+// [MQTT3-3.1.2-6]
+func (s *Session) forgetSession(batch *Batch) error {
 	s.mu.Lock()
 	s.exists = false
 	claimed := s.inbox != mq.NoInbox && s.claimed()
-	for _, sub := range s.subs {
-		s.b.topics.remove(sub.Filter, s)
+	var shared []string
+	for filter := range s.subs {
+		if isShared(filter) {
+			shared = append(shared, filter)
+		} else {
+			s.b.topics.remove(filter, s)
+		}
 		s.b.Stats.Subs.Add(-1)
 	}
-	s.subs, s.claims, s.sentTo = nil, nil, 0
+	if s.traffic != &noTraffic {
+		s.owed = nil
+	}
+	s.subs, s.claims, s.sentTo, s.special = nil, nil, 0, 0
 	s.life++
 	s.loaded = true
 	clearing := s.count > 0
 	op := mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1}
 	hadMeta, before := s.metaSet, s.count
 	s.mu.Unlock()
+	for _, filter := range shared {
+		s.b.leave(s, filter, batch)
+	}
 	if claimed {
 		// Durable before the session is gone: a claim that came back would
 		// swallow a message of the next session.
@@ -294,7 +368,10 @@ func (s *Session) forgetSession() error {
 		s.countCleared(before)
 	}
 	if hadMeta {
-		if err := s.b.store.DeleteSession(s.id); err != nil {
+		unlock := s.keepSubscriptions()
+		err := s.b.store.DeleteSession(s.id)
+		unlock()
+		if err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -316,19 +393,34 @@ func (s *Session) countCleared(before int) {
 	}
 }
 
-// saveMeta makes the session durable before it is promised.
-func (s *Session) saveMeta(expiry uint32) error {
+// saveMeta makes what outlives a restart of the session durable before it is
+// promised. s is busy and unlocked.
+func (s *Session) saveMeta(meta mq.SessionMeta) error {
+	more := meta.Deadline != 0 || len(meta.Will) > 0
 	s.mu.Lock()
-	same := s.metaSet && s.metaExp == expiry
+	needed := more || s.lacksMeta(meta.ExpirySeconds)
 	s.mu.Unlock()
-	if same {
+	if !needed {
 		return nil
 	}
-	if err := s.b.store.PutSession(s.id, mq.SessionMeta{ExpirySeconds: expiry}); err != nil {
+	if err := s.b.store.PutSession(s.id, meta); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.metaSet, s.metaExp = true, expiry
+	s.metaSet, s.metaExp, s.metaMore = true, meta.ExpirySeconds, more
 	s.mu.Unlock()
 	return nil
+}
+
+// keepMeta is saveMeta for a session that goes on without a connection.
+func (s *Session) keepMeta() {
+	s.mu.Lock()
+	meta := mq.SessionMeta{ExpirySeconds: s.expiry, Deadline: s.deadline}
+	if s.will != nil {
+		meta.Will, meta.WillDue = s.will.encode(), s.will.due
+	}
+	s.mu.Unlock()
+	if err := s.saveMeta(meta); err != nil {
+		s.b.log.Error("cannot save a session", "client", s.id, "error", err)
+	}
 }

@@ -9,40 +9,118 @@ import (
 
 // publishPlain delivers a message of an ordinary topic to its subscribers, one
 // copy each, with the highest QoS that overlapping subscriptions grant
-// [MQTT-3.3.4-2].
-func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) {
-	batch.matches = b.topics.match(d.m.Topic, batch.matches[:0])
-	if len(batch.matches) == 0 {
-		b.refuse(d, mq.DropNoSubscriber, mq.NoTarget, batch)
-		return
-	}
+// [MQTT-3.3.4-2], and retains it. It returns why it was refused.
+// [MQTT-4.5.0-1] [MQTT3-4.5.0-1] [MQTT3-3.3.5-1]
+func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 	var f *fanout
 	if d.origin != nil {
 		f = &fanout{origin: d.origin, token: d.token}
 		f.left.Store(1) // ours, until all have been offered the message
+	}
+	if d.claimPID != 0 {
+		b.groups.Lock()
+		defer b.groups.Unlock()
+		d.grouped = true
+	}
+	if d.m.Retain {
+		b.retained.mu.Lock()
+		if code := b.mayRetain(d.m); code != mq.OK {
+			b.retained.mu.Unlock()
+			return b.refuse(d, dropFor(code), code, batch)
+		}
+		// Retained before it is matched: who subscribes meanwhile gets it twice
+		// rather than not at all.
+		b.retain(d, f)
+		if d.grouped {
+			defer b.retained.mu.Unlock()
+		} else {
+			b.retained.mu.Unlock()
+		}
+	}
+	batch.matches = b.topics.match(d.m.Topic, batch.matches[:0])
+	if len(batch.matches) == 0 && !d.m.Retain {
+		return b.refuse(d, mq.DropNoSubscriber, mq.NoTarget, batch)
+	}
+	if f != nil {
 		d.origin = f
 	}
 	if src.Session != nil { // No Local [MQTT-3.8.3-3]
 		batch.matches = slices.DeleteFunc(batch.matches, func(m match) bool { return m.noLocal && m.s == src.Session })
 	}
-	if d.claimPID != 0 {
+	if d.grouped {
 		b.offerGroup(d, f, batch)
 	} else {
-		for _, m := range batch.matches {
-			m.s.mu.Lock()
-			m.offer(d, f, batch)
-			m.s.unlock()
-		}
+		b.offerAll(d, f, batch)
 	}
 	clear(batch.matches)
 	if f != nil {
 		f.Complete(0, mq.OK, batch)
 	}
+	return mq.OK
+}
+
+func dropFor(code mq.Code) mq.DropReason {
+	switch code {
+	case mq.RetainedFull:
+		return mq.DropRetainedFull
+	case mq.StoreFull:
+		return mq.DropStoreFull
+	}
+	return mq.DropStoreFailed
+}
+
+// groupSize is how many inboxes share one stored payload at most: their
+// sessions are locked at the same time.
+const groupSize = 64
+
+// offerAll delivers to every match: first to those that are online, one by one;
+// then to those for which the message is only stored, in groups that share the
+// payload.
+func (b *Broker) offerAll(d *delivery, f *fanout, batch *Batch) {
+	offline := batch.matches[:0]
+	for _, m := range batch.matches {
+		m.s.mu.Lock()
+		if m.s.conn == nil && m.qos > 0 && d.m.QoS > 0 && m.s.persistent() {
+			m.s.mu.Unlock()
+			offline = append(offline, m)
+			continue
+		}
+		m.offer(d, f, batch)
+		m.s.unlock()
+	}
+	for len(offline) > 0 {
+		n := min(groupSize, len(offline))
+		b.offerStored(offline[:n], d, f, batch)
+		offline = offline[n:]
+	}
+}
+
+// offerStored delivers to sessions that were offline a moment ago.
+func (b *Broker) offerStored(list []match, d *delivery, f *fanout, batch *Batch) {
+	if len(list) > 1 {
+		b.groups.Lock()
+		defer b.groups.Unlock()
+		d.grouped, d.group = true, batch.group[:0]
+	}
+	for i := range list {
+		list[i].s.mu.Lock()
+		list[i].offer(d, f, batch)
+	}
+	if d.grouped {
+		if len(d.group) > 0 {
+			b.store.SubmitGroup(d.group)
+		}
+		clear(d.group)
+		batch.group, d.group, d.grouped = d.group[:0], nil, false
+	}
+	for _, m := range list {
+		m.s.unlock()
+	}
 }
 
 // offer delivers to one subscriber, whose session is locked.
 func (m *match) offer(d *delivery, f *fanout, b *Batch) {
-	d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8]
+	d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8] [MQTT3-3.8.4-6]
 	if d.qos > 0 && f != nil {
 		f.left.Add(1)
 	}
@@ -50,20 +128,21 @@ func (m *match) offer(d *delivery, f *fanout, b *Batch) {
 }
 
 // offerGroup delivers a QoS 2 message of a persistent sender: what is stored for
-// its subscribers, and the claim of its packet identifier, are one unit. Half of
-// it after a crash would be a loss or a duplicate for the others.
+// its subscribers, the retained message, and the claim of its packet identifier
+// are one unit. Half of it after a crash would be a loss or a duplicate for the
+// others. Broker.groups is locked.
 //
-// It is the one place that holds several sessions, and one at a time does it.
+// Shared subscriptions are locked first: they lock members while they are.
 func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
-	b.groups.Lock()
-	defer b.groups.Unlock()
-	d.grouped = true
+	slices.SortStableFunc(batch.matches, func(x, y match) int { return x.s.rank() - y.s.rank() })
 	for i := range batch.matches {
 		batch.matches[i].s.mu.Lock()
 		batch.matches[i].offer(d, f, batch)
 	}
 	f.left.Add(1)
 	b.submitted(1)
+	// The puts side by side: they share the payload.
+	slices.SortStableFunc(d.group, func(x, y mq.Op) int { return int(x.Kind) - int(y.Kind) })
 	b.store.SubmitGroup(append(d.group, mq.Op{Kind: mq.OpClaim, Inbox: d.claimOf, PacketID: d.claimPID, Owner: f}))
 	for _, m := range batch.matches {
 		m.s.unlock()

@@ -117,7 +117,7 @@ type ackSent struct {
 
 func (l *link) SendConnack(s *Session, _ bool, _ int, _ *Batch) { l.sess = s }
 
-func (l *link) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, _ *Batch) SendResult {
+func (l *link) SendPublish(m *mq.Message, h Header, _ *Batch) SendResult {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.full {
@@ -125,7 +125,7 @@ func (l *link) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, _ *B
 		return SendFull
 	}
 	p := m.Payload
-	l.in = append(l.in, sent{int(binary.BigEndian.Uint32(p)), int(binary.BigEndian.Uint32(p[4:])), qos, pid, dup})
+	l.in = append(l.in, sent{int(binary.BigEndian.Uint32(p)), int(binary.BigEndian.Uint32(p[4:])), h.QoS, h.PacketID, h.Dup})
 	return Sent
 }
 
@@ -190,7 +190,7 @@ func (w *world) disconnect(d *device) {
 		return
 	}
 	w.batch.Begin()
-	w.b.Disconnect(d.sess, d.link, nil, &w.batch)
+	w.b.Disconnect(d.sess, d.link, Departure{}, &w.batch)
 	w.batch.Flush()
 	d.link, d.sess = nil, nil
 }
@@ -325,4 +325,4 @@ func (w *world) drainAll(d *device) {
 
 func (l *link) Quiesce() {}
 
-func (l *link) Takes(*mq.Message, mq.QoS) bool { return true }
+func (l *link) Takes(*mq.Message, Header) bool { return true }

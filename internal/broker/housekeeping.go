@@ -2,6 +2,7 @@ package broker
 
 import (
 	"container/heap"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,7 +62,7 @@ func (q *expiryQueue) next(now int64) (deadline, bool) {
 }
 
 // housekeepingEvery is the pace of session and message expiry.
-const housekeepingEvery = 500 * time.Millisecond
+const housekeepingEvery = 200 * time.Millisecond
 
 // runHousekeeping ends sessions and removes messages whose time is over.
 func (b *Broker) runHousekeeping() {
@@ -76,7 +77,9 @@ func (b *Broker) runHousekeeping() {
 		}
 		batch.Begin()
 		b.endSessions(&batch)
+		b.fireWills(batch.now)
 		b.expireMessages(&batch)
+		b.retryShares(&batch)
 		batch.Flush()
 	}
 }
@@ -94,17 +97,29 @@ func (b *Broker) endSessions(batch *Batch) {
 		s.expiring = false
 		switch {
 		case s.conn != nil || !s.exists || s.deadline == 0:
-			s.mu.Unlock()
-		case s.busy != nil:
-			s.expireAt(batch.now + 1000)
-			s.mu.Unlock()
-		case s.deadline > batch.now: // it came back, and left again
-			s.expireAt(s.deadline)
+			s.unlock()
+		case s.busy != nil, s.deadline > batch.now: // it came back, and left again
+			s.expiring = true
+			b.expiries.add(max(s.deadline, batch.now+1000), s.id)
 			s.mu.Unlock()
 		default:
-			s.end(batch)
+			s.expireAt(s.deadline)
+			s.mu.Unlock()
+			b.background(s.endOverdue)
 		}
 	}
+}
+
+// endOverdue ends the session if its deadline has passed and nothing has
+// happened meanwhile. While it has not ended its deadline stays in the queue.
+// [MQTT-4.1.0-2] [MQTT-4.1.0-1]
+func (s *Session) endOverdue(batch *Batch) {
+	s.mu.Lock()
+	if s.dead || s.conn != nil || !s.exists || s.busy != nil || s.deadline == 0 || s.deadline > batch.now {
+		s.unlock()
+		return
+	}
+	s.end(batch)
 }
 
 // expireMessages removes messages whose expiry or retention is over, also of
@@ -119,6 +134,13 @@ func (b *Broker) expireMessages(batch *Batch) {
 		to := from + 1
 		for to < len(list) && list[to].id == list[from].id {
 			to++
+		}
+		if strings.HasPrefix(list[from].id, mq.RetainedInbox) {
+			for _, e := range list[from:to] {
+				b.expireRetained(e.id, e.seq)
+			}
+			from = to
+			continue
 		}
 		s := b.lockedSession([]byte(list[from].id))
 		s.expire(list[from:to], batch)
@@ -145,7 +167,7 @@ func (s *Session) expire(list []expired, b *Batch) {
 }
 
 // expireEntry removes one stored entry, unless it was sent and its acknowledgement
-// is awaited [MQTT-3.3.2-5]: then the exchange goes on.
+// is awaited [MQTT-4.3.3-7]: then the exchange goes on.
 func (s *Session) expireEntry(seq uint64, b *Batch) {
 	if s.win.findSeq(seq) != nil || s.tail.find(seq) != nil {
 		return // the pump looks at the latter

@@ -23,6 +23,7 @@ type Source struct {
 // is told that too.
 //
 // Messages of one goroutine reach each target in the order of the calls.
+// [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT3-4.6.0-5] [MQTT3-4.6.0-6]
 func (b *Broker) Publish(src Source, m *mq.Message, done Completer, token uint64, batch *Batch) mq.Code {
 	return b.publish(src, &delivery{m: m, origin: done, token: token}, batch)
 }
@@ -40,6 +41,8 @@ type delivery struct {
 	// has a persistent session. claimPID 0: none.
 	claimOf  mq.Inbox
 	claimPID uint16
+
+	lent bool // by a shared subscription, which is the origin
 
 	// grouped: puts are collected in group, not submitted.
 	grouped bool
@@ -79,8 +82,7 @@ func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 	}
 	d.kind = PubSub
 	b.Stats.Received[PubSub][m.QoS].Add(1)
-	b.publishPlain(src, d, batch)
-	return mq.OK
+	return b.publishPlain(src, d, batch)
 }
 
 // isServerTopic reports whether only the server publishes there.
@@ -151,11 +153,11 @@ func (s *Session) deliver(d *delivery, b *Batch) {
 		keep, store = s.b.keeps(d.m.Keep, keep), s.b.opt.Keep != KeepNever
 	}
 	switch {
-	case online && !s.conn.Takes(d.m, d.qos): // told before it is stored and acknowledged
+	case online && !s.conn.Takes(d.m, s.header(d.m, d.qos)): // told before it is stored and acknowledged
 		s.b.refuse(d, mq.DropTooLarge, mq.NoTarget, b)
 	case !online && !keep:
 		s.b.refuse(d, mq.DropOffline, mq.NoTarget, b)
-	case online && !s.behind() && (d.qos == 1 || !store) && s.win.admits(s.nextSeq, s.receiveMax) && s.sendNow(d, store, b):
+	case online && !s.behind() && (d.qos == 1 && !d.grouped || !store) && s.win.admits(s.nextSeq, s.receiveMax) && s.sendNow(d, store, b):
 	case store:
 		s.keep(d, b)
 	default:
@@ -165,7 +167,7 @@ func (s *Session) deliver(d *delivery, b *Batch) {
 
 func (s *Session) deliverQoS0(d *delivery, b *Batch) {
 	switch {
-	case s.conn == nil:
+	case s.conn == nil, s.lender() != nil && s.lender().online.Load() == 0:
 		s.b.drop(mq.DropOffline)
 	case s.behind():
 		s.own()
@@ -182,11 +184,19 @@ func (s *Session) deliverQoS0(d *delivery, b *Batch) {
 	}
 }
 
+// delivered counts a PUBLISH that was sent. A shared subscription's members
+// count theirs.
+func (s *Session) delivered(kind Kind, qos mq.QoS) {
+	if s.lender() == nil {
+		s.b.Stats.Delivered[kind][qos].Add(1)
+	}
+}
+
 // sendQoS0 sends or drops.
 func (s *Session) sendQoS0(m *mq.Message, kind Kind, b *Batch) {
-	switch s.conn.SendPublish(m, 0, 0, false, b) {
+	switch s.conn.SendPublish(m, s.header(m, 0), b) {
 	case Sent:
-		s.b.Stats.Delivered[kind][0].Add(1)
+		s.delivered(kind, 0)
 	case SendFull:
 		s.b.drop(mq.DropSlowConsumer)
 	case SendTooLarge:
@@ -198,9 +208,12 @@ func (s *Session) sendQoS0(m *mq.Message, kind Kind, b *Batch) {
 
 // sendNow sends the message as the next of the window. It reports false if the
 // connection did not take it; then nothing has happened.
+// [MQTT-4.3.2-2] [MQTT-4.3.3-2] [MQTT3-4.3.2-1] [MQTT3-4.3.3-1]
 func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
 	seq := s.nextSeq
-	switch s.conn.SendPublish(d.m, d.qos, packetID(seq), false, b) {
+	h := s.header(d.m, d.qos)
+	h.Seq, h.PacketID = seq, packetID(seq)
+	switch s.conn.SendPublish(d.m, h, b) {
 	case Sent:
 	case SendTooLarge:
 		s.b.refuse(d, mq.DropTooLarge, mq.NoTarget, b)
@@ -211,13 +224,16 @@ func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
 	case SendClosed:
 		return false
 	}
-	s.b.Stats.Delivered[d.kind][d.qos].Add(1)
+	s.delivered(d.kind, d.qos)
 	s.nextSeq, s.cursor, s.sentTo = seq+1, seq, seq
-	e := inflight{seq: seq, rec: d.record(), sentAt: b.mono, state: volatile, flags: mq.Flags(d.qos) | mq.FlagSent}
+	e := inflight{seq: seq, sentAt: b.mono, state: volatile, flags: mq.Flags(d.qos) | mq.FlagSent, lent: d.lent}
+	if !d.lent {
+		e.rec = d.record()
+	}
 	e.size = uint32(len(e.rec))
 	s.hold(len(e.rec))
 	if !store {
-		if d.kind == P2P { // p2p.keep: never: only the target's acknowledgement counts
+		if d.kind == P2P || d.lent { // p2p.keep: never: only the target's acknowledgement counts
 			e.origin, e.token = d.origin, d.token
 		} else {
 			b.complete(d.origin, d.token, mq.OK)
@@ -248,6 +264,7 @@ func (s *Session) hold(n int) {
 }
 
 // keep writes the message to the store and queues it for sending.
+// [MQTT3-3.1.2-5]
 func (s *Session) keep(d *delivery, b *Batch) {
 	if err := s.b.store.Admit(mq.RecordSize(d.m)); err != nil {
 		s.b.refuse(d, dropOf(err), codeOf(err), b)

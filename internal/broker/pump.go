@@ -19,11 +19,15 @@ func (s *Session) pump(b *Batch) {
 		return
 	}
 	s.pumping = true
+	if s.lender() != nil {
+		s.full = false // somebody may have room
+	}
 	for s.pumpStep(b) || s.again {
 		s.again = false
 	}
 	s.markSent()
 	s.pumping = false
+	s.feed(b)
 	s.unlock()
 }
 
@@ -33,6 +37,9 @@ func (s *Session) pumpStep(b *Batch) bool {
 	s.spill()
 	if s.conn == nil || s.full {
 		return false
+	}
+	if l := s.lender(); l != nil && len(l.returned) > 0 {
+		return l.sendReturned(b)
 	}
 	to := s.backlog
 	if s.tail.n > 0 {
@@ -46,7 +53,10 @@ func (s *Session) pumpStep(b *Batch) bool {
 	if s.cursor < to {
 		return s.sendStored(to, b)
 	}
-	return s.tail.n > 0 && s.sendQueued(b)
+	if s.tail.n > 0 {
+		return s.sendQueued(b)
+	}
+	return len(s.owed) > 0 && s.sendRetained(b)
 }
 
 // queuedSize is the memory of an entry of the tail besides its record, bytes.
@@ -85,6 +95,7 @@ func (s *Session) blocked(seq uint64) bool {
 }
 
 // sendQueued sends the first entry of the tail.
+// [MQTT-3.3.2-5]
 func (s *Session) sendQueued(b *Batch) bool {
 	q := s.tail.at(0)
 	if err := mq.DecodeRecord(&b.msg, q.rec); err != nil {
@@ -129,12 +140,15 @@ func (s *Session) sendQueued(b *Batch) bool {
 
 // sendPublish sends an entry and puts it into the window. One that is too
 // large for the client is dropped.
+// [MQTT-3.3.1-1] [MQTT-3.3.1-3] [MQTT3-3.3.1-1] [MQTT3-3.3.1-3] [MQTT-3.1.2-25]
 func (s *Session) sendPublish(m *mq.Message, qos mq.QoS, e *inflight, b *Batch) SendResult {
 	dup := e.seq <= s.sentTo
-	r := s.conn.SendPublish(m, qos, packetID(e.seq), dup, b)
+	h := s.header(m, qos)
+	h.Seq, h.PacketID, h.Dup = e.seq, packetID(e.seq), dup
+	r := s.conn.SendPublish(m, h, b)
 	switch r {
 	case Sent:
-		s.b.Stats.Delivered[kindOf(m.Topic)][qos].Add(1)
+		s.delivered(kindOf(m.Topic), qos)
 		if dup {
 			s.b.Stats.Resent.Add(1)
 		}
@@ -145,7 +159,7 @@ func (s *Session) sendPublish(m *mq.Message, qos mq.QoS, e *inflight, b *Batch) 
 		if e.state != volatile {
 			s.held++
 			s.heldBytes += int64(e.size)
-			s.unmarked = s.unmarked || e.flags&mq.FlagSent == 0
+			s.unmarked = s.unmarked || e.flags&mq.FlagSent == 0 && s.lender() == nil
 		}
 		e.flags |= mq.FlagSent
 		s.win.push(*e)
@@ -221,6 +235,7 @@ func (s *Session) markSent() {
 }
 
 // sendEntry sends one entry that was read from the store.
+// [MQTT-3.3.2-5] [MQTT-4.3.3-7]
 func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	if s.dropped(en.Seq) {
 		s.cursor = max(s.cursor, en.Seq)
@@ -241,7 +256,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	qos := mq.QoS(en.Flags & mq.FlagQoS)
 	switch {
 	case en.Flags&mq.FlagReceived != 0:
-		// The target has the message: only PUBREL is owed [MQTT-4.4.0-1].
+		// The target has the message: only PUBREL is owed [MQTT-4.4.0-1]. [MQTT3-4.4.0-1]
 		s.conn.SendAck(Pubrel, packetID(en.Seq), mq.OK, b)
 		s.held++
 		s.heldBytes += int64(e.size)

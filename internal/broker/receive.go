@@ -10,6 +10,7 @@ import "github.com/homing-mq/homing/internal/mq"
 // With room false a new identifier is over the receive maximum: nothing is done,
 // and ok is false. fresh tells that the identifier is new, answered that a
 // PUBREC was or will be sent for this very PUBLISH.
+// [MQTT-4.3.3-8] [MQTT3-4.3.3-2]
 func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, room bool, batch *Batch) (fresh, answered, ok bool) {
 	s := src.Session
 	s.mu.Lock()
@@ -65,6 +66,8 @@ func (s *Session) Complete(token uint64, code mq.Code, b *Batch) {
 // follows when the store has forgotten the identifier: otherwise the next
 // message with it could be taken for a duplicate after a crash. It reports
 // false if the identifier is unknown; the gateway answers with PUBCOMP 0x92.
+// [MQTT-4.3.3-11] [MQTT-4.3.3-12] [MQTT3-4.3.3-2]
+// [MQTT-4.3.3-13]
 func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,7 +18,8 @@ type registry struct {
 type shard struct {
 	mu       sync.RWMutex
 	sessions map[string]*Session
-	_        [32]byte // keep neighbours off the cache line
+	subs     sync.Mutex // held while stored subscriptions of one of them change
+	_        [24]byte   // keep neighbours off the cache line
 }
 
 func (r *registry) init() {
@@ -43,6 +44,7 @@ func (r *registry) find(id []byte) *Session {
 
 // lockedSession returns the session of a client ID with its lock held, making
 // one if there is none.
+// [MQTT-3.1.3-2] [MQTT3-3.1.3-2]
 func (b *Broker) lockedSession(id []byte) *Session {
 	for {
 		s := b.registry.find(id)

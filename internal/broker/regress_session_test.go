@@ -12,12 +12,13 @@ import (
 
 // A clean session is taken over with clean=0: its subscriptions are promised
 // (session present) and not durable.
+// [MQTT-3.1.2-5] [MQTT3-3.1.2-4]
 func TestLoseSubscriptions(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways)
 	defer func() { w.stop() }()
 	d := &device{id: "dev", window: 10}
 	w.connect(d, true)
-	w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "x", QoS: 1}})
+	w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "x", QoS: 1}}, &w.batch)
 	d.persistent = true
 	w.connect(d, false) // takes over: resumes
 	var r results
@@ -36,6 +37,7 @@ func TestLoseSubscriptions(t *testing.T) {
 }
 
 // A QoS 2 delivery that has begun is thrown away by its expiry while the target is offline.
+// [MQTT-4.3.3-7]
 func TestStallExpiredRelease(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 	defer func() { w.stop() }()

@@ -83,7 +83,7 @@ func TestFanoutIsOneUnit(t *testing.T) {
 	for _, id := range []string{"A", "B"} {
 		d := &device{id: id, persistent: true, window: 10}
 		w.connect(d, true)
-		w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "news", QoS: 2}})
+		w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "news", QoS: 2}}, &w.batch)
 		w.disconnect(d)
 	}
 	w.connect(s, true)
@@ -279,7 +279,7 @@ func TestGrowGaps(t *testing.T) {
 	defer w.stop()
 	d := &device{id: "dev", window: 1}
 	w.connect(d, true)
-	w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "x", QoS: 1}})
+	w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "x", QoS: 1}}, &w.batch)
 	var r results
 	w.publish("x", 1, 1, 1, true, &r)
 	w.publish("x", 1, 2, 1, true, &r)
@@ -310,7 +310,7 @@ func TestGrowExpiries(t *testing.T) {
 		l := &link{}
 		s, _ := w.b.Connect(ConnectRequest{ClientID: "x", Conn: l, Expiry: 1 << 30, ReceiveMax: 1}, &w.batch)
 		w.batch.Flush()
-		w.b.Disconnect(s, l, nil, &w.batch)
+		w.b.Disconnect(s, l, Departure{}, &w.batch)
 		w.batch.Flush()
 	}
 	if n := len(w.b.expiries.heap); n > 100 {
@@ -371,7 +371,7 @@ func TestRaceForget(t *testing.T) {
 				b.Begin()
 				w.b.Publish(Source{Principal: &mq.Principal{}}, message("a/p2p/dev", g, 1, 2, true), nil, 0, &b)
 				b.Flush()
-				w.b.Disconnect(s, l, nil, &b)
+				w.b.Disconnect(s, l, Departure{}, &b)
 				b.Flush()
 			}
 		})
@@ -398,7 +398,7 @@ func TestRaceForget(t *testing.T) {
 				bad++
 			}
 		}
-		w.b.Disconnect(s, l, nil, &b)
+		w.b.Disconnect(s, l, Departure{}, &b)
 		b.Flush()
 	}
 	close(stop)

@@ -35,6 +35,7 @@ type Session struct {
 	dead      bool // evicted from the registry; look it up again
 	exists    bool // there is an MQTT session, connected or persistent
 	metaSet   bool // the store has metadata of this session
+	metaMore  bool // and a deadline or a will in it
 	loaded    bool // claims were read from the store
 	pumping   bool // one goroutine at a time sends from backlog and tail
 	again     bool // and another one asked meanwhile
@@ -42,6 +43,10 @@ type Session struct {
 	unmarked  bool // something was sent that the store has without FlagSent
 	lingering bool // on the wheel
 	expiring  bool // in the queue of deadlines
+
+	will    *Will  // to be published when the connection ends, or later; nil: none
+	share   *share // nil: has nothing to do with shared subscriptions
+	special int    // subscriptions with an identifier or Retain As Published
 
 	deadline int64 // Unix ms when an offline session ends; 0: not set
 	// forgotAt is when an entry was last removed from the store, lazily: shortly
@@ -77,6 +82,8 @@ type traffic struct {
 	dropFrom, dropTo, lowTo uint64
 	unsafe                  uint64 // no entry of the window below is pending
 
+	owed []*owed // subscriptions whose retained messages are not all sent
+
 	pendingBytes int64 // in memory only: pending and volatile entries
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
 }
@@ -92,7 +99,7 @@ func (s *Session) own() {
 
 // disown gives it up where it says nothing. The session is offline.
 func (s *Session) disown() {
-	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 {
+	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && len(s.owed) == 0 {
 		s.traffic = &noTraffic
 	}
 }
@@ -119,7 +126,7 @@ func (s *Session) persistent() bool { return s.exists && s.expiry > 0 }
 // behind reports whether something has to be sent before a message that
 // arrives now.
 func (s *Session) behind() bool {
-	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full
+	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full || len(s.owed) > 0
 }
 
 // waiting is the number of messages the inbox limit counts: kept, and not sent.
@@ -166,12 +173,21 @@ func (s *Session) recount() {
 }
 
 // rewind makes everything unacknowledged to be sent again, from the first on.
+// [MQTT-4.4.0-1] [MQTT3-4.4.0-1] [MQTT3-4.6.0-1]
 func (s *Session) rewind() {
 	s.cursor, s.backlog = 0, s.nextSeq-1
 	s.full = false
 	if s.traffic != &noTraffic {
 		s.held, s.heldBytes, s.ackTime = 0, 0, 0
 	}
+}
+
+// lender returns the group that this session is, or nil.
+func (s *Session) lender() *lender {
+	if s.share == nil {
+		return nil
+	}
+	return s.share.lender
 }
 
 // idle reports whether nothing is lost by evicting the session.

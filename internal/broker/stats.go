@@ -23,7 +23,7 @@ func (k Kind) String() string {
 	return "pubsub"
 }
 
-// Stats are the counters of the core. All only grow, but Sessions and Connected.
+// Stats are the counters of the core. All only grow, but the last ones.
 type Stats struct {
 	Received  [Kinds][3]atomic.Uint64 // publishes, by QoS
 	Delivered [Kinds][3]atomic.Uint64 // PUBLISH packets sent, by QoS; redeliveries included
@@ -35,6 +35,8 @@ type Stats struct {
 	TakenOver atomic.Uint64
 	Connected atomic.Int64
 	Subs      atomic.Int64
+	Retained  atomic.Int64 // retained messages
+	Groups    atomic.Int64 // shared subscriptions
 }
 
 func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }

@@ -14,7 +14,6 @@ const (
 	Granted       SubscribeResult = iota
 	Refused                       // not allowed: a rule, or somebody else's P2P topic
 	FilterInvalid                 // not a topic filter
-	NoShared                      // shared subscriptions are not supported
 	StoreError                    // could not be made durable
 )
 
@@ -22,7 +21,10 @@ const (
 // [MQTT-3.8.4-3]; subs' filters are owned by the session from then on. The
 // result has one element for each, in order. For a persistent session they are
 // durable on return; it may block.
-func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription) []SubscribeResult {
+//
+// Retained messages follow as the retain handling says [MQTT-3.3.1-9], when
+// the batch is flushed: after the acknowledgement that the caller sends now.
+func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, batch *Batch) []SubscribeResult {
 	results := make([]SubscribeResult, len(subs))
 	granted := make([]mq.Subscription, 0, len(subs))
 	for i, sub := range subs {
@@ -35,10 +37,12 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription) 
 	if len(granted) == 0 {
 		return results
 	}
-	s.mu.Lock()
-	durable := s.persistent()
-	s.mu.Unlock()
+	defer s.keepSubscriptions()()
+	wants, durable := s.wantsRetained(granted)
 	if durable {
+		for i := range granted {
+			granted[i].RetainedOwed = wants[i] && b.retained.matches(granted[i].Filter)
+		}
 		if err := b.store.PutSubscriptions(s.id, granted); err != nil {
 			b.log.Error("cannot store subscriptions", "client", s.id, "error", err)
 			for i := range results {
@@ -49,49 +53,114 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription) 
 			return results
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, sub := range granted {
-		s.addSubscription(sub)
+	for i := range granted {
+		b.subscribe(s, granted[i], wants[i], batch)
 	}
+	batch.pump(s)
 	return results
 }
 
-// checkFilter decides about one filter. plain tells that it goes into the
-// subscription tree: one's own P2P topic is granted and changes nothing.
-func (b *Broker) checkFilter(s *Session, p *mq.Principal, filter string) (r SubscribeResult, plain bool) {
-	if strings.HasPrefix(filter, "$share/") {
-		return NoShared, false
+// keepSubscriptions makes this goroutine the only one that changes the stored
+// subscriptions of the session, until the function it returns is called.
+func (s *Session) keepSubscriptions() func() {
+	mu := &s.b.registry.shard([]byte(s.id)).subs
+	mu.Lock()
+	return mu.Unlock
+}
+
+// wantsRetained reports which subscriptions are to be followed by retained
+// messages, and whether the session is persistent.
+func (s *Session) wantsRetained(subs []mq.Subscription) (wants []bool, durable bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wants = make([]bool, len(subs))
+	for i := range subs {
+		switch _, had := s.subs[subs[i].Filter]; {
+		case isShared(subs[i].Filter): // never
+		case subs[i].RetainHandling == 0: // [MQTT-3.3.1-9]
+			wants[i] = true
+		case subs[i].RetainHandling == 1: // [MQTT-3.3.1-10]
+			wants[i] = !had
+		} // [MQTT-3.3.1-11]
 	}
-	kind, target := mq.ParseFilter([]byte(filter))
+	return wants, s.persistent()
+}
+
+// checkFilter decides about one filter. plain tells that it becomes a
+// subscription: one's own P2P topic is granted and changes nothing.
+func (b *Broker) checkFilter(s *Session, p *mq.Principal, filter string) (r SubscribeResult, plain bool) {
+	topic, shared := filter, false
+	if isShared(filter) {
+		if _, topic, shared = cutShare(filter); !shared {
+			return FilterInvalid, false
+		}
+	}
+	kind, target := mq.ParseFilter([]byte(topic))
 	switch {
 	case kind == mq.TopicInvalid:
 		return FilterInvalid, false
-	case kind == mq.TopicP2P && string(target) == s.id:
+	case kind == mq.TopicP2P && string(target) == s.id && !shared:
 		return Granted, false
 	case kind == mq.TopicP2P:
 		return Refused, false
-	case !b.auth.Allow(p, mq.Subscribe, []byte(filter)):
+	case !b.auth.Allow(p, mq.Subscribe, []byte(topic)):
 		return Refused, false
 	}
 	return Granted, true
 }
 
-// addSubscription is for a locked session.
-func (s *Session) addSubscription(sub mq.Subscription) {
+// subscribe makes a granted subscription work; with wants it is followed by
+// retained messages.
+func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *Batch) {
+	if isShared(sub.Filter) {
+		b.join(s, sub, batch)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.putSubscription(sub)
+	b.topics.add(sub, s)
+	// After it is in the tree: a message that is retained from now on arrives by it.
+	if wants && (sub.RetainedOwed || b.retained.size.Load() > 0) {
+		s.owe(sub)
+	}
+}
+
+// putSubscription notes a subscription. It leaves the topic tree alone. s is
+// locked.
+// [MQTT-3.8.4-3] [MQTT3-3.8.4-3]
+func (s *Session) putSubscription(sub mq.Subscription) {
 	if s.subs == nil {
 		s.subs = make(map[string]mq.Subscription)
 	}
-	if _, had := s.subs[sub.Filter]; !had {
-		s.b.Stats.Subs.Add(1)
+	s.dropSubscription(sub.Filter)
+	s.b.Stats.Subs.Add(1)
+	if special(&sub) {
+		s.special++
 	}
 	s.subs[sub.Filter] = sub
-	s.b.topics.add(sub, s)
+}
+
+// dropSubscription reports whether there was one. It leaves the topic tree
+// alone. s is locked.
+func (s *Session) dropSubscription(filter string) bool {
+	sub, had := s.subs[filter]
+	if !had {
+		return false
+	}
+	s.b.Stats.Subs.Add(-1)
+	if special(&sub) {
+		s.special--
+	}
+	delete(s.subs, filter)
+	return true
 }
 
 // Unsubscribe removes subscriptions. The result says for each filter whether
 // it was there [MQTT-3.10.4-1]. It may block on the store.
-func (b *Broker) Unsubscribe(s *Session, filters []string) ([]bool, error) {
+// What its inbox has stays: [MQTT-3.10.4-2] [MQTT-3.10.4-3] [MQTT3-3.10.4-1] [MQTT3-3.10.4-2] [MQTT3-3.10.4-3]
+func (b *Broker) Unsubscribe(s *Session, filters []string, batch *Batch) ([]bool, error) {
+	defer s.keepSubscriptions()()
 	s.mu.Lock()
 	durable := s.persistent()
 	s.mu.Unlock()
@@ -101,18 +170,38 @@ func (b *Broker) Unsubscribe(s *Session, filters []string) ([]bool, error) {
 		}
 	}
 	had := make([]bool, len(filters))
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i, f := range filters {
-		if _, ok := s.subs[f]; ok {
-			had[i] = true
-			delete(s.subs, f)
-			b.topics.remove(f, s)
-			b.Stats.Subs.Add(-1)
-			continue
-		}
-		kind, target := mq.ParseFilter([]byte(f))
-		had[i] = kind == mq.TopicP2P && string(target) == s.id
+		had[i] = b.unsubscribe(s, f, batch)
 	}
 	return had, nil
+}
+
+func (b *Broker) unsubscribe(s *Session, filter string, batch *Batch) bool {
+	s.mu.Lock()
+	had := s.dropSubscription(filter)
+	if had && !isShared(filter) {
+		b.topics.remove(filter, s)
+		s.oweNot(filter)
+	}
+	s.mu.Unlock()
+	if had && isShared(filter) {
+		b.leave(s, filter, batch)
+	}
+	if had || isShared(filter) {
+		return had
+	}
+	kind, target := mq.ParseFilter([]byte(filter))
+	return kind == mq.TopicP2P && string(target) == s.id
+}
+
+// sharePrefix begins the filter of a shared subscription [MQTT-4.8.2-1].
+const sharePrefix = "$share/"
+
+func isShared(filter string) bool { return strings.HasPrefix(filter, sharePrefix) }
+
+// cutShare splits the filter of a shared subscription into share name and topic
+// filter, and reports whether the name is one [MQTT-4.8.2-1] [MQTT-4.8.2-2].
+func cutShare(filter string) (name, topic string, ok bool) {
+	name, topic, ok = strings.Cut(filter[len(sharePrefix):], "/")
+	return name, topic, ok && name != "" && !strings.ContainsAny(name, "+#")
 }

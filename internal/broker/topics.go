@@ -206,6 +206,7 @@ func (n *node) empty() bool {
 
 // match appends the subscribers of a topic name to dst, each session once. A
 // wildcard in level 1 does not match a topic that starts with $ [MQTT-4.7.2-1].
+// [MQTT-3.3.2-3] [MQTT-4.7.3-4] [MQTT3-3.3.2-3] [MQTT3-4.7.2-1] [MQTT3-4.7.3-4]
 func (t *topicTree) match(topic []byte, dst []match) []match {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -256,6 +257,7 @@ func (n *node) matchFrom(topic []byte, more bool, dst []match, sets *int) []matc
 
 // unite leaves one match for each session, with the highest QoS
 // [MQTT-3.3.4-2]. No Local holds only if all overlapping ones ask for it.
+// [MQTT3-3.3.5-1]
 func unite(list []match) []match {
 	if len(list) <= 8 {
 		out := list[:0]

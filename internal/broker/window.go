@@ -23,10 +23,12 @@ type inflight struct {
 	size   uint32
 	state  state
 	flags  mq.Flags
+	lent   bool // by a shared subscription
 	nokeep bool // pending: to be dropped, not stored, when the connection ends
 }
 
 // packetID is the packet identifier of an entry; see the package comment.
+// [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1] [MQTT3-2.3.1-1] [MQTT3-2.3.1-4]
 func packetID(seq uint64) uint16 { return uint16(seq%65535) + 1 }
 
 // window is a ring of inflight entries in order of seq.
@@ -41,6 +43,7 @@ func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)
 
 // admits reports whether seq may be sent now: room under the receive maximum,
 // and a packet identifier nobody in the window has.
+// [MQTT-3.3.4-9] [MQTT-4.9.0-1] [MQTT-4.9.0-2]
 func (w *window) admits(seq uint64, receiveMax int32) bool {
 	return w.unack < int(receiveMax) && (w.n == 0 || seq-w.at(0).seq < 65535)
 }

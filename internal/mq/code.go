@@ -22,13 +22,17 @@ const (
 	Malformed                   // the input is not what its protocol says
 	TooLarge                    // over a size limit
 	Overloaded                  // a bound on memory is reached
+	RetainedFull                // the limit on retained messages is reached
+	BadPayload                  // not UTF-8, though the payload format indicator says so
+	QoSTooHigh                  // over the server's maximum QoS
 )
 
 var codeText = [...]string{
 	OK: "ok", NoTarget: "no target", NotAuthorized: "not authorized", BadTopic: "malformed P2P topic",
 	InboxFull: "inbox full", StoreFull: "store full", StoreFailed: "store failed", ShuttingDown: "shutting down",
 	BadCredentials: "bad user name or password", TooManyAttempts: "too many failed logins", BadClientID: "client ID not allowed",
-	Malformed: "malformed", TooLarge: "too large", Overloaded: "overloaded",
+	Malformed: "malformed", TooLarge: "too large", Overloaded: "overloaded", RetainedFull: "too many retained messages",
+	BadPayload: "payload is not UTF-8", QoSTooHigh: "QoS too high",
 }
 
 func (c Code) String() string {

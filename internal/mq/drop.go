@@ -18,12 +18,16 @@ const (
 	DropStoreFailed                     // write or read error
 	DropNoSubscriber                    // ordinary topic without a matching subscription
 	DropShutdown                        // not deliverable before the server closed
+	DropRetainedFull                    // the limit on retained messages, under retain
+	DropBadPayload                      // not what its payload format indicator says
+	DropQoSTooHigh                      // over the server's maximum QoS
 	DropReasons                         // number of reasons
 )
 
 var dropText = [DropReasons]string{
 	"offline", "expired", "inbox_full", "slow_consumer", "too_large", "session_ended", "not_authorized",
 	"bad_topic", "store_full", "store_failed", "no_subscriber", "shutdown",
+	"retained_full", "bad_payload", "qos_too_high",
 }
 
 func (r DropReason) String() string { return dropText[r] }

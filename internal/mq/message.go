@@ -1,9 +1,11 @@
 package mq
 
+import "encoding/binary"
+
 // QoS is an MQTT quality of service level: 0, 1 or 2.
 type QoS uint8
 
-// The three levels [MQTT-4.3].
+// The three levels (section 4.3).
 const (
 	AtMostOnce  QoS = 0
 	AtLeastOnce QoS = 1
@@ -30,6 +32,9 @@ type Message struct {
 	QoS    QoS
 	Retain bool // as published; ignored for P2P
 	Keep   bool // the sender asks that it be kept for an offline target (contract section 4)
+	// Addressed says that this copy was made for one subscriber: it is sent
+	// with Retain as it is here, and Props may hold a subscription identifier.
+	Addressed bool
 }
 
 // Expired reports whether the message is worthless at now (Unix ms).
@@ -41,4 +46,10 @@ func (m *Message) Expired(now int64) bool { return m.Expiry != 0 && now >= m.Exp
 func (m *Message) RemainingExpiry(now int64) uint32 {
 	left := (m.Expiry - now + 999) / 1000
 	return uint32(min(max(left, 1), 1<<32-1))
+}
+
+// AppendSubscriptionID appends a subscription identifier to properties in their
+// wire encoding (MQTT 5, 3.3.2.3.8). id is 1 to 268 435 455.
+func AppendSubscriptionID(props []byte, id uint32) []byte {
+	return binary.AppendUvarint(append(props, 0x0B), uint64(id)) // the same encoding as MQTT's variable byte integer
 }

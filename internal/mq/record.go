@@ -9,12 +9,15 @@ import (
 // the store writes, and what DecodeRecord turns back into a Message without
 // copying.
 //
-//	byte 0   bits 7-4 format version (1), bit 3 keep, bit 2 retain, bits 1-0 QoS as published
+//	byte 0   bits 7-4 form (1, or 2: addressed), bit 3 keep, bit 2 retain, bits 1-0 QoS as published
 //	varint   expiry, Unix milliseconds, 0: never (unsigned)
 //	varint   length of the topic name, then the topic name
 //	varint   length of the properties, then the properties (MQTT 5 encoding)
 //	rest     payload
-const recordVersion = 1
+const (
+	recordPlain     = 1
+	recordAddressed = 2
+)
 
 // ErrRecord says that bytes are not a message record: corruption, or a newer
 // format.
@@ -27,7 +30,10 @@ func RecordSize(m *Message) int {
 
 // AppendRecord appends the record form of m to dst.
 func AppendRecord(dst []byte, m *Message) []byte {
-	b := byte(recordVersion<<4) | byte(m.QoS)
+	b := byte(recordPlain<<4) | byte(m.QoS)
+	if m.Addressed {
+		b = byte(recordAddressed<<4) | byte(m.QoS)
+	}
 	if m.Keep {
 		b |= 8
 	}
@@ -45,10 +51,15 @@ func AppendRecord(dst []byte, m *Message) []byte {
 
 // DecodeRecord sets m to the message in record. m's slices alias record.
 func DecodeRecord(m *Message, record []byte) error {
-	if len(record) < 4 || record[0]>>4 != recordVersion || record[0]&3 == 3 {
+	if len(record) < 4 || record[0]&3 == 3 {
+		return ErrRecord
+	}
+	form := record[0] >> 4
+	if form != recordPlain && form != recordAddressed {
 		return ErrRecord
 	}
 	m.QoS, m.Keep, m.Retain = QoS(record[0]&3), record[0]&8 != 0, record[0]&4 != 0
+	m.Addressed = form == recordAddressed
 	expiry, n := binary.Uvarint(record[1:])
 	if n <= 0 || int64(expiry) < 0 {
 		return ErrRecord

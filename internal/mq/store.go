@@ -2,12 +2,33 @@ package mq
 
 import "time"
 
-// Inbox is a handle of one client ID's durable queue in an open Store. It is
-// valid until Forget or Close; handles are not stable across restarts.
+// Inbox is a handle of one durable queue in an open Store. It is valid until
+// Forget or Close; handles are not stable across restarts.
+//
+// An inbox has a name: the client ID it belongs to, or for one that belongs to
+// the server itself a name starting with InternalInbox. A name has at most
+// MaxInboxName bytes.
 type Inbox uint32
 
 // NoInbox is never a valid handle.
 const NoInbox Inbox = 0
+
+// What the names of the server's own inboxes start with. U+0000 keeps them
+// apart from client IDs, which cannot contain it. [MQTT-1.5.4-2] [MQTT3-1.5.3-2]
+const (
+	InternalInbox = "\x00"
+	// RetainedInbox, then the topic: the retained message of that topic. It has
+	// one entry, or two for a moment: the new one is put and the old one
+	// acknowledged. Store.Expired does not apply the retention to it.
+	RetainedInbox = InternalInbox + "r"
+	// SharedInbox, then share name, slash and topic filter: what waits for the
+	// members of a shared subscription.
+	SharedInbox = InternalInbox + "s"
+)
+
+// MaxInboxName is the longest name of an inbox in bytes: a prefix and an MQTT
+// UTF-8 string.
+const MaxInboxName = MaxClientID + 16
 
 // Flags are what the store remembers of one entry of an inbox.
 type Flags uint8
@@ -86,11 +107,18 @@ type InboxStats struct {
 // SessionMeta is what outlives a restart of an MQTT session.
 type SessionMeta struct {
 	// ExpirySeconds is the session expiry interval; 0xFFFFFFFF: never ends
-	// [MQTT-3.1.2-23]. A clean session is not stored at all.
+	// [MQTT-3.1.2-23]. 0 is a clean session; it is stored only while it has a
+	// will.
 	ExpirySeconds uint32
 	// Deadline is when it ends if the client does not come back, Unix ms.
 	// 0 while the client is connected.
 	Deadline int64
+	// Will is the will message as the broker encodes it; nil or empty: none.
+	// The store does not look into it. PutSession does not keep the slice.
+	Will []byte
+	// WillDue is when the will of an offline session is to be published, Unix
+	// ms. 0 while the client is connected.
+	WillDue int64
 }
 
 // Store is the durable half of all inboxes, and the metadata of sessions. All
@@ -102,15 +130,33 @@ type SessionMeta struct {
 // the error that befell them all. Ops become visible to Read, Stats and Claims
 // before Done is called.
 type Store interface {
-	// Inbox returns the handle for a client ID. It is made if there is none;
-	// that alone writes nothing.
-	Inbox(clientID string) Inbox
+	// Inbox returns the handle of the inbox with that name. It is made if
+	// there is none; that alone writes nothing. It is NoInbox if the name is
+	// longer than MaxInboxName.
+	Inbox(name string) Inbox
 	// Lookup is Inbox without making one.
-	Lookup(clientID string) (Inbox, bool)
-	// Forget gives a handle back. If the inbox has entries or claims they
-	// stay, and Inbox finds them again under a new or the same handle. The
-	// caller must have no ops of it under way.
+	Lookup(name string) (Inbox, bool)
+	// Forget gives a handle back: nothing more is submitted or asked with it,
+	// nor as Origin, unless Inbox or Lookup returns it again. An inbox has one
+	// handle, however often it was asked for: its users agree on who forgets
+	// it. Entries and claims stay, and Inbox finds them again, under the same
+	// handle or another.
+	//
+	// Ops submitted before may still be under way: they are carried out on this
+	// inbox and no other, and Done tells of them. Only an OpPut should not be:
+	// NextSeq does not count it yet, so who takes the inbox next might give its
+	// seq a second time. If the inbox has no entry and no claim once all that
+	// was submitted before is done, and nobody has asked for it again, its seqs
+	// start over.
 	Forget(in Inbox)
+	// Names calls yield for every inbox that has at least one entry and whose
+	// name starts with prefix, in no particular order, until yield fails, and
+	// returns that error. It looks at the whole index, bit by bit: it is meant
+	// for start-up. yield is called without locks and may call the store. An
+	// inbox that has entries during the whole call is yielded exactly once;
+	// one that gets or loses its entries meanwhile may be missed, or yielded
+	// again after it was forgotten.
+	Names(prefix string, yield func(name string) error) error
 
 	// Admit says whether an OpPut of size bytes would be accepted now:
 	// StoreFull over the disk limit, StoreFailed after an unrecoverable error.
@@ -125,7 +171,8 @@ type Store interface {
 	// The slice is not kept.
 	SubmitGroup(ops []Op)
 
-	// NextSeq returns a seq above every one the inbox has seen.
+	// NextSeq returns a seq above that of every OpPut of the inbox that is done;
+	// those under way are the caller's to count.
 	NextSeq(in Inbox) uint64
 	Stats(in Inbox) InboxStats
 	// Oldest returns seq and record size of the first entry above after.
@@ -139,15 +186,18 @@ type Store interface {
 	Claims(in Inbox) []uint16
 
 	// Expired calls yield for entries that are past their expiry or the
-	// retention at now, until it returns false. It removes nothing: the caller
-	// answers with OpAck. clientID is valid during the call only. It looks at
-	// a bounded part of the index per call and goes on where it stopped.
-	Expired(now time.Time, yield func(clientID string, seq uint64) bool)
+	// retention at now, until it returns false; the retention does not apply
+	// to a RetainedInbox. It removes nothing: the caller answers with OpAck. It
+	// looks at a bounded part of the index per call and goes on where it
+	// stopped.
+	Expired(now time.Time, yield func(name string, seq uint64) bool)
 
 	// The metadata methods return when the change is as durable as the sync
 	// mode promises.
 	PutSession(clientID string, meta SessionMeta) error
 	DeleteSession(clientID string) error // and its subscriptions
+	// Sessions calls yield for every session until it fails. yield may keep
+	// meta.Will.
 	Sessions(yield func(clientID string, meta SessionMeta) error) error
 	PutSubscriptions(clientID string, subs []Subscription) error
 	DeleteSubscriptions(clientID string, filters []string) error
@@ -162,4 +212,7 @@ type Subscription struct {
 	RetainAsPublished bool   // MQTT 5
 	RetainHandling    uint8  // MQTT 5: 0, 1 or 2
 	ID                uint32 // subscription identifier; 0: none
+	// RetainedOwed: the retained messages of this subscription were not all
+	// delivered yet.
+	RetainedOwed bool
 }

@@ -25,8 +25,9 @@ var p2pLevel = []byte("p2p")
 // level 3; it aliases topic.
 //
 // A topic name is one to 65 535 bytes of UTF-8 without U+0000, + and #
-// [MQTT-4.7.1-1] [MQTT-4.7.3-1] [MQTT-4.7.3-2]. A leading slash is an empty
+// [MQTT-4.7.0-1] [MQTT-4.7.3-1] [MQTT-4.7.3-2]. A leading slash is an empty
 // first level, so "/parent/p2p/x" is not P2P.
+// [MQTT3-4.7.1-1] [MQTT3-4.7.3-1] [MQTT3-4.7.3-2]
 func ParseTopic(topic []byte) (kind TopicKind, target []byte) {
 	if !ValidTopic(topic) {
 		// A wildcard or nothing in the place of the target is a malformed P2P
@@ -89,6 +90,7 @@ func ParseFilter(filter []byte) (kind TopicKind, target []byte) {
 
 // ValidTopicText reports whether b is 1 to 65 535 bytes of UTF-8 without
 // U+0000 [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-4.7.3-1] [MQTT-4.7.3-3].
+// [MQTT-4.7.3-2] [MQTT3-4.7.3-1] [MQTT3-4.7.3-2] [MQTT3-4.7.3-3] [MQTT3-1.5.3-1] [MQTT3-1.5.3-2]
 func ValidTopicText(b []byte) bool {
 	return len(b) > 0 && len(b) <= 65535 && bytes.IndexByte(b, 0) < 0 && utf8.Valid(b)
 }
@@ -100,6 +102,7 @@ func ValidTopic(b []byte) bool {
 
 // ValidFilter reports whether b can be a topic filter: + stands alone in its
 // level, # stands alone in the last one [MQTT-4.7.1-1] [MQTT-4.7.1-2].
+// [MQTT3-4.7.1-2] [MQTT3-4.7.1-3]
 func ValidFilter(b []byte) bool {
 	if !ValidTopicText(b) {
 		return false
@@ -138,7 +141,7 @@ func MatchFilter(filter, topic []byte) bool {
 		var f, t []byte
 		f, filter, fmore = bytes.Cut(filter, []byte{'/'})
 		if len(f) == 1 && f[0] == '#' {
-			return true // also the parent level itself [MQTT-4.7.1-2]
+			return true // also the parent level itself: section 4.7.1.2
 		}
 		if !tmore {
 			return false

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,16 +20,23 @@ import (
 // range; a client ID inside a key has its length in front, so that what belongs
 // to one client is one range, too, and no ID is the prefix of another's.
 //
-//	's' clientID                              session: version 1, expiry u32 BE, deadline i64 BE
+//	's' clientID                              session: version 2, expiry u32 BE, deadline i64 BE,
+//	                                          time the will is due i64 BE, will (empty: none)
 //	'f' len(clientID) u16 BE, clientID, filter  subscription: version 1, options, ID uvarint
 //
-// Taken for later: 'r' topic (retained message), 'u' user (credentials), 'd'
-// device key (device credentials), 'v' (version of this key space, absent: 1).
+// Version 1 of a session ends after the deadline. It is read, not written.
+//
+// Taken for later: 'u' user (credentials), 'd' device key (device credentials),
+// 'v' (version of this key space, absent: 1).
 const (
 	keySession      = 's'
 	keySubscription = 'f'
 
-	valueVersion = 1
+	subscriptionVersion = 1
+	sessionVersion      = 2
+
+	sessionSize1 = 1 + 4 + 8        // of a session of version 1, in bytes
+	sessionSize  = sessionSize1 + 8 // of one without its will
 )
 
 // Bits of a subscription's options byte.
@@ -38,6 +46,7 @@ const (
 	subRetainAsPublished = 0x08
 	subRetainHandling    = 0x30
 	subRetainShift       = 4
+	subRetainedOwed      = 0x40
 )
 
 // meta is the Pebble half of a Store.
@@ -157,16 +166,39 @@ func after(prefix []byte) []byte {
 
 // PutSession stores what outlives a restart of a session.
 func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
-	v := make([]byte, 0, 13)
-	v = append(v, valueVersion)
-	v = binary.BigEndian.AppendUint32(v, sm.ExpirySeconds)
-	v = binary.BigEndian.AppendUint64(v, uint64(sm.Deadline))
 	b := s.meta.db.NewBatch()
-	if err := b.Set(sessionKey(clientID), v, nil); err != nil {
+	if err := b.Set(sessionKey(clientID), sessionValue(&sm), nil); err != nil {
 		_ = b.Close()
 		return metaError(err)
 	}
 	return s.meta.commit(b)
+}
+
+func sessionValue(sm *mq.SessionMeta) []byte {
+	v := make([]byte, 0, sessionSize+len(sm.Will))
+	v = append(v, sessionVersion)
+	v = binary.BigEndian.AppendUint32(v, sm.ExpirySeconds)
+	v = binary.BigEndian.AppendUint64(v, uint64(sm.Deadline))
+	v = binary.BigEndian.AppendUint64(v, uint64(sm.WillDue))
+	return append(v, sm.Will...)
+}
+
+// parseSession is the reverse of sessionValue, and reads older versions. What
+// it returns does not alias v.
+func parseSession(v []byte) (sm mq.SessionMeta, ok bool) {
+	switch {
+	case len(v) == sessionSize1 && v[0] == 1:
+	case len(v) >= sessionSize && v[0] == sessionVersion:
+		sm.WillDue = int64(binary.BigEndian.Uint64(v[sessionSize1:]))
+		if len(v) > sessionSize {
+			sm.Will = bytes.Clone(v[sessionSize:])
+		}
+	default:
+		return sm, false
+	}
+	sm.ExpirySeconds = binary.BigEndian.Uint32(v[1:])
+	sm.Deadline = int64(binary.BigEndian.Uint64(v[5:]))
+	return sm, true
 }
 
 // DeleteSession removes a session and its subscriptions, as one unit.
@@ -188,13 +220,11 @@ func (s *Store) DeleteSession(clientID string) error {
 // Sessions calls yield for every session until it fails.
 func (s *Store) Sessions(yield func(clientID string, sm mq.SessionMeta) error) error {
 	return s.meta.scan([]byte{keySession}, func(k, v []byte) error {
-		if len(v) != 13 || v[0] != valueVersion {
+		sm, ok := parseSession(v)
+		if !ok {
 			return metaError(fmt.Errorf("session %q has an unknown form", k[1:]))
 		}
-		return yield(string(k[1:]), mq.SessionMeta{
-			ExpirySeconds: binary.BigEndian.Uint32(v[1:]),
-			Deadline:      int64(binary.BigEndian.Uint64(v[5:])),
-		})
+		return yield(string(k[1:]), sm)
 	})
 }
 
@@ -218,7 +248,10 @@ func subscriptionValue(sub *mq.Subscription) []byte {
 	if sub.RetainAsPublished {
 		o |= subRetainAsPublished
 	}
-	return binary.AppendUvarint([]byte{valueVersion, o}, uint64(sub.ID))
+	if sub.RetainedOwed {
+		o |= subRetainedOwed
+	}
+	return binary.AppendUvarint([]byte{subscriptionVersion, o}, uint64(sub.ID))
 }
 
 // DeleteSubscriptions removes subscriptions by their filters.
@@ -238,7 +271,7 @@ func (s *Store) Subscriptions(clientID string) ([]mq.Subscription, error) {
 	var subs []mq.Subscription
 	prefix := subscriptionKey(clientID, "")
 	err := s.meta.scan(prefix, func(k, v []byte) error {
-		if len(v) < 3 || v[0] != valueVersion {
+		if len(v) < 3 || v[0] != subscriptionVersion {
 			return metaError(fmt.Errorf("subscription of %q has an unknown form", clientID))
 		}
 		id, n := binary.Uvarint(v[2:])
@@ -252,6 +285,7 @@ func (s *Store) Subscriptions(clientID string) ([]mq.Subscription, error) {
 			RetainAsPublished: v[1]&subRetainAsPublished != 0,
 			RetainHandling:    v[1] & subRetainHandling >> subRetainShift,
 			ID:                uint32(id),
+			RetainedOwed:      v[1]&subRetainedOwed != 0,
 		})
 		return nil
 	})

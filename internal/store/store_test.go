@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/go-cmp/cmp"
@@ -124,9 +125,17 @@ func runMetadata(t *rapid.T, mode SyncMode) {
 		"": func(*rapid.T) { m.compare(t, s, metaClients) },
 		"put": func(t *rapid.T) {
 			c := client.Draw(t, "client")
-			sm := mq.SessionMeta{ExpirySeconds: rapid.Uint32().Draw(t, "expiry"), Deadline: rapid.Int64().Draw(t, "deadline")}
-			check(s.PutSession(c, sm))
+			sm := mq.SessionMeta{
+				ExpirySeconds: rapid.Uint32().Draw(t, "expiry"), Deadline: rapid.Int64().Draw(t, "deadline"),
+				WillDue: rapid.Int64().Draw(t, "due"),
+			}
+			if will := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "will"); len(will) > 0 {
+				sm.Will = will
+			}
 			m.sessions[c] = sm
+			sm.Will = bytes.Clone(sm.Will)
+			check(s.PutSession(c, sm))
+			clear(sm.Will) // it is the caller's again
 		},
 		"delete": func(t *rapid.T) {
 			c := client.Draw(t, "client")
@@ -142,6 +151,7 @@ func runMetadata(t *rapid.T, mode SyncMode) {
 					Filter: filter.Draw(t, "filter"), QoS: mq.QoS(rapid.IntRange(0, 2).Draw(t, "qos")),
 					NoLocal: rapid.Bool().Draw(t, "nl"), RetainAsPublished: rapid.Bool().Draw(t, "rap"),
 					RetainHandling: uint8(rapid.IntRange(0, 2).Draw(t, "rh")), ID: rapid.Uint32().Draw(t, "id"),
+					RetainedOwed: rapid.Bool().Draw(t, "owed"),
 				})
 			}
 			check(s.PutSubscriptions(c, subs))
@@ -166,6 +176,51 @@ func runMetadata(t *rapid.T, mode SyncMode) {
 			reopen(fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
 		},
 	})
+}
+
+// Sessions of version 1 are read; what nobody knows is an error that names the
+// client, not a session.
+func TestSessionVersions(t *testing.T) {
+	s := open(t, vfs.NewMem(), SyncAlways)
+	defer s.Close()
+	set := func(client string, v []byte) {
+		t.Helper()
+		if err := s.meta.db.Set(sessionKey(client), v, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("old", []byte{1, 0, 0, 0x0E, 0x10, 0, 0, 1, 0x8B, 0xCF, 0xE5, 0x68, 0x7B})
+	if err := s.PutSession("new", mq.SessionMeta{Will: []byte("will"), WillDue: 5}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]mq.SessionMeta{
+		"old": {ExpirySeconds: 3600, Deadline: 1_700_000_000_123},
+		"new": {Will: []byte("will"), WillDue: 5},
+	}
+	if d := cmp.Diff(want, sessionsOf(t, s)); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	value := sessionValue(&mq.SessionMeta{ExpirySeconds: 1})
+	for _, v := range [][]byte{
+		{}, {1}, make([]byte, 13), append([]byte{1}, make([]byte, 13)...), value[:len(value)-1],
+		append([]byte{3}, value[1:]...), append([]byte{1}, value[1:]...),
+	} {
+		set("bad", v)
+		err := s.Sessions(func(string, mq.SessionMeta) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), `"bad"`) {
+			t.Errorf("% x: %v", v, err)
+		}
+	}
+}
+
+// What Sessions yields may be kept: it does not alias Pebble's memory.
+func TestWillIsCopied(t *testing.T) {
+	v := sessionValue(&mq.SessionMeta{Will: []byte("will")})
+	sm, ok := parseSession(v)
+	clear(v)
+	if !ok || string(sm.Will) != "will" {
+		t.Errorf("%v, %q", ok, sm.Will)
+	}
 }
 
 // A store that is open is locked, with an error that says what to do.
@@ -239,7 +294,7 @@ func TestMetadataFaults(t *testing.T) {
 			got := sessionsOf(t, s)
 			s.Close()
 			for c, sm := range want {
-				if got[c] != sm {
+				if !cmp.Equal(got[c], sm) {
 					t.Fatalf("call %d failing, for ever %v: session %s is %+v, want %+v", n, forever, c, got[c], sm)
 				}
 			}

@@ -287,7 +287,7 @@ func (v *verifier) verifyFrame(f *verified, sc *scanner, h *frameHeader, body []
 			rep.Records++
 			if recordCRC(op.record) != op.crc {
 				t := op.targets[0]
-				v.problem(file, int64(op.offset), fmt.Sprintf("message %d of client %q does not match its checksum", t.seq, t.client), false)
+				v.problem(file, int64(op.offset), fmt.Sprintf("message %d of inbox %q does not match its checksum", t.seq, t.client), false)
 			}
 		}
 		v.l.ix.replay(op, sc.seg.epoch)

@@ -243,7 +243,7 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 		l.tail.mu.Lock()
 		l.tail.end += int64(len(c.enc.buf))
 		l.tail.mu.Unlock()
-		l.room.Store(seg.size - sealSize - l.tail.end)
+		l.room.Store(seg.room(l.tail.end))
 	}
 	if wait && l.opts.Sync == SyncAlways {
 		start := time.Now()
@@ -289,7 +289,7 @@ func (c *committer) rotate() error {
 	l.ix.segs = append(l.ix.segs, p.seg)
 	l.segments.Store(int64(len(l.ix.segs)))
 	l.ix.mu.Unlock()
-	l.room.Store(p.seg.size - sealSize - segmentHeaderSize)
+	l.room.Store(p.seg.room(segmentHeaderSize))
 	l.tidySoon()
 	return nil
 }

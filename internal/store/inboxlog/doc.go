@@ -1,7 +1,7 @@
 // Package inboxlog is the log that holds all inboxes: one sequence of
 // operations in segment files, and an index in memory that says what is live.
-// It knows client IDs, seqs and records; it does not know what a record means,
-// decides about no limit of an inbox and delivers nothing.
+// It knows names of inboxes, seqs and records; it does not know what a record
+// means, decides about no limit of an inbox and delivers nothing.
 //
 // # Files
 //
@@ -20,7 +20,7 @@
 // is used. It is there twice, at 0 and at 2048, in case a sector goes bad:
 //
 //	 0  8 bytes "homingsg"
-//	 8  u32     format version: 1
+//	 8  u32     format version: 2
 //	12  u32     epoch
 //	16  u64     salt, random
 //	24  u64     size: no frame reaches beyond
@@ -50,7 +50,8 @@
 // next segment. A mark has no effect.
 //
 // The body of a frame of type 1 is one or more ops. An op starts with its kind
-// (u8); client is uvarint length and bytes of a client ID:
+// (u8); client is uvarint length and bytes of the name of an inbox, a client ID
+// or one of the server's own (see mq.Inbox), at most 65551 bytes:
 //
 //	1 put         n uvarint > 0, n targets, size uvarint, checksum u32 of the record, record
 //	2 move        time uvarint, then as put
@@ -96,7 +97,15 @@
 // A new kind of op or frame, or any change of the above, raises the format
 // version. A reader refuses a segment of a version it does not know (with a
 // VersionError, before changing anything), ignores such a hint, and keeps
-// reading all older versions.
+// reading all older versions. Ops are appended to a segment of the current
+// version only: one with an older version that was not sealed yet is sealed by
+// the first commit.
+//
+//	1  a name is a client ID, of at most 65535 bytes
+//	2  names of the server's own inboxes, with U+0000 in front, and 65551 bytes
+//
+// A reader of version 1 would take a longer name for damage, and a retained
+// message for one of a client with an odd name.
 //
 // # What is live, and getting space back
 //

@@ -15,6 +15,9 @@ func (c *committer) encode(from, group int) (to, nextGroup int) {
 	for i < len(c.ops) && len(c.enc.buf) < maxCommit {
 		n := c.unit(i, &group)
 		if k := c.ops[i].Kind; k == kindForget || k == kindNone {
+			if k == kindForget && len(c.carry) > 0 {
+				c.giveUp(i, 1, nil) // ops that wait for the next commit may need the slot
+			}
 			i++
 			continue
 		}
@@ -54,7 +57,7 @@ func (c *committer) unit(i int, group *int) int {
 
 // left returns the bytes free in the active segment after what is encoded.
 func (c *committer) left() int64 {
-	return c.l.tail.active.size - sealSize - c.l.tail.end - int64(len(c.enc.buf))
+	return c.l.tail.active.room(c.l.tail.end + int64(len(c.enc.buf)))
 }
 
 // measure returns an upper bound of the bytes the unit takes, or the reason

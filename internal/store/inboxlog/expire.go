@@ -1,6 +1,11 @@
 package inboxlog
 
-import "time"
+import (
+	"strings"
+	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
 
 const (
 	expireSlots = 1 << 16 // looked at per call of Expired
@@ -8,15 +13,15 @@ const (
 )
 
 type expired struct {
-	slot   uint32
-	client string
-	seq    uint64
+	slot uint32
+	name string
+	seq  uint64
 }
 
 // Expired yields entries that are past their expiry or the retention; see
 // mq.Store. yield is called without locks. An entry is reported again in the
 // next round unless it was acknowledged.
-func (l *Log) Expired(now time.Time, yield func(clientID string, seq uint64) bool) {
+func (l *Log) Expired(now time.Time, yield func(name string, seq uint64) bool) {
 	ix := l.ix
 	var found []expired
 	for looked := 0; looked < expireSlots; looked += expireChunk {
@@ -25,7 +30,7 @@ func (l *Log) Expired(now time.Time, yield func(clientID string, seq uint64) boo
 		found, wrapped = ix.expireSome(now, l.opts.Retention, found[:0])
 		ix.mu.Unlock()
 		for _, e := range found {
-			if !yield(e.client, e.seq) {
+			if !yield(e.name, e.seq) {
 				ix.mu.Lock()
 				ix.expireAt, ix.expireSeq = e.slot, e.seq
 				ix.mu.Unlock()
@@ -43,10 +48,6 @@ func (l *Log) Expired(now time.Time, yield func(clientID string, seq uint64) boo
 // start over. Locked: mu.
 func (ix *index) expireSome(now time.Time, retention time.Duration, found []expired) (_ []expired, wrapped bool) {
 	ms := now.UnixMilli()
-	oldest := uint32(0) // Unix second; what was put before has to go
-	if s := now.Add(-retention).Unix(); retention > 0 && s > 0 {
-		oldest = uint32(s)
-	}
 	for looked := 0; looked < expireChunk; looked++ {
 		if ix.expireAt >= ix.top {
 			ix.expireAt, ix.expireSeq = 0, 0
@@ -54,6 +55,7 @@ func (ix *index) expireSome(now time.Time, retention time.Duration, found []expi
 		}
 		s := ix.slot(ix.expireAt)
 		if s.count > 0 {
+			oldest := ix.oldestPut(s, now, retention)
 			es := ix.after(s, ix.expireSeq)
 			if ix.expireSeq == 0 {
 				es = ix.view(s)
@@ -64,7 +66,7 @@ func (ix *index) expireSome(now time.Time, retention time.Duration, found []expi
 				if e.dead() {
 					continue
 				}
-				if e.expiry != 0 && ms >= e.expiry || retention > 0 && e.put < oldest {
+				if e.expiry != 0 && ms >= e.expiry || e.put < oldest {
 					found = append(found, expired{ix.expireAt, string(ix.name(s)), e.seq})
 				}
 				if looked >= expireChunk && e.seq != 0 {
@@ -77,4 +79,13 @@ func (ix *index) expireSome(now time.Time, retention time.Duration, found []expi
 		ix.expireSeq = 0
 	}
 	return found, false
+}
+
+// oldestPut returns the Unix second before which what was put to s has to go by
+// the retention; 0: it does not apply.
+func (ix *index) oldestPut(s *slot, now time.Time, retention time.Duration) uint32 {
+	if retention <= 0 || strings.HasPrefix(asString(ix.name(s)), mq.RetainedInbox) {
+		return 0
+	}
+	return uint32(max(now.Add(-retention).Unix(), 0))
 }

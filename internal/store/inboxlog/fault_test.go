@@ -285,6 +285,58 @@ func TestAcksSurviveFailedPuts(t *testing.T) {
 	}
 }
 
+// An op that is tried again after a failed commit still has its inbox, though
+// that is empty and was forgotten in between; then it goes.
+func TestForgetAfterFailedCommit(t *testing.T) {
+	fs := vfs.NewMem()
+	r := &results{ch: make(chan error, 1)}
+	var broken atomic.Bool
+	fail := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if broken.Load() && (op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpRename) {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	opts := Options{FS: errorfs.Wrap(fs, fail), Dir: dir, SegmentSize: minSegmentSize, Done: r.done}
+	l, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	downgrade(t, fs) // so that the first op needs a new segment
+	if l, err = Open(opts); err != nil {
+		t.Fatal(err)
+	}
+	broken.Store(true)
+	in, other := l.Inbox("c"), l.Inbox("other")
+	l.Submit(mq.Op{Kind: mq.OpClear, Inbox: in, Seq: 100})
+	l.Forget(in)
+	if err := do(l, r, mq.Op{Kind: mq.OpAck, Inbox: other, Seq: 1}); codeOf(err) != mq.StoreFull {
+		t.Fatalf("got %v", err)
+	}
+	l.ix.mu.Lock()
+	kept := l.ix.valid(uint32(in)) != nil
+	l.ix.mu.Unlock()
+	if !kept {
+		t.Error("the inbox of an op under way is gone")
+	}
+	broken.Store(false)
+	if err := do(l, r, mq.Op{Kind: mq.OpAck, Inbox: other, Seq: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := l.Lookup("c"); ok {
+		t.Error("the inbox is still there")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(l.commit.carry); n > 0 {
+		t.Errorf("%d ops would be tried for ever", n)
+	}
+}
+
 // A failed sync is final: the op it was for and all later ones fail, with the
 // file in the text, and reading goes on.
 func TestFailedSyncIsFinal(t *testing.T) {

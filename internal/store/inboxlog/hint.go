@@ -41,7 +41,8 @@ func (h *hintHeader) decode(b []byte, s *segment) bool {
 		return false
 	}
 	h.commit, h.end = le.Uint64(b[24:]), int64(le.Uint64(b[32:]))
-	return le.Uint32(b[8:]) == formatVersion && le.Uint32(b[12:]) == s.epoch && le.Uint64(b[16:]) == s.salt
+	v := le.Uint32(b[8:])
+	return v >= 1 && v <= formatVersion && le.Uint32(b[12:]) == s.epoch && le.Uint64(b[16:]) == s.salt
 }
 
 // blockCRC is the checksum of block n of s's hint.

@@ -37,7 +37,7 @@ const (
 	entryBits  = 12
 	nameBits   = 16
 	claimBits  = 12
-	liveExtra  = 24 // bytes of an entry on disk besides record and client ID
+	liveExtra  = 24 // bytes of an entry on disk besides record and name
 	claimBytes = 24 // the same of a claim
 )
 
@@ -55,12 +55,27 @@ type slot struct {
 	claims  uint32 // in claims; 0: none
 	nclaims uint32
 	gen     uint16 // counts Forgets
-	nameLen uint16
+	nameLow uint16 // of the length of the name, bits 0-15
 
 	arrayClass uint8
 	nameClass  uint8
 	claimClass uint8
-	held       bool // the caller has a handle
+	state      uint8 // the bits below
+}
+
+// Bits of slot.state.
+const (
+	slotHeld = 0x01 // the caller has a handle
+	slotLong = 0x02 // bit 16 of the length of the name; so a slot fits a cache line
+)
+
+func (s *slot) held() bool { return s.state&slotHeld != 0 }
+
+// nameLen returns the length of the name in bytes.
+func (s *slot) nameLen() int { return int(s.nameLow) | int(s.state&slotLong)<<15 }
+
+func (s *slot) setNameLen(n int) {
+	s.nameLow, s.state = uint16(n), s.state&^slotLong|uint8(n>>15)&slotLong
 }
 
 // entry is one stored message. Arrays of them are sorted by seq.
@@ -116,12 +131,12 @@ func (ix *index) valid(id uint32) *slot {
 	return nil
 }
 
-// name returns the client ID of s. It is valid until the slot is freed.
-func (ix *index) name(s *slot) []byte { return ix.names.array(s.name, s.nameClass)[:s.nameLen] }
+// name returns the name of s. It is valid until the slot is freed.
+func (ix *index) name(s *slot) []byte { return ix.names.array(s.name, s.nameClass)[:s.nameLen()] }
 
 func asString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// make returns the slot of a client ID and makes it if there is none.
+// make returns the slot of the inbox name and makes it if there is none.
 func (ix *index) make(name string) uint32 {
 	hash := ix.table.hash(name)
 	if id := ix.find(hash, name); id != 0 {
@@ -138,7 +153,8 @@ func (ix *index) make(name string) uint32 {
 		ix.top++
 	}
 	s := ix.slot(id)
-	*s = slot{hash: hash, next: 1, gen: s.gen, nameLen: uint16(len(name))}
+	*s = slot{hash: hash, next: 1, gen: s.gen}
+	s.setNameLen(len(name))
 	s.name, s.nameClass = ix.names.alloc(len(name))
 	copy(ix.name(s), name)
 	ix.enter(id)
@@ -148,7 +164,7 @@ func (ix *index) make(name string) uint32 {
 // free vacates slot id if nothing is in it and nobody has a handle.
 func (ix *index) free(id uint32) {
 	s := ix.slot(id)
-	if s.name == 0 || s.held || s.count > 0 || s.nclaims > 0 {
+	if s.name == 0 || s.held() || s.count > 0 || s.nclaims > 0 {
 		return
 	}
 	ix.leave(id)
@@ -211,7 +227,7 @@ func (s *slot) flagsOf(e *entry) mq.Flags {
 // count adds (sign 1) or takes away (-1) a live entry of s from the counters.
 func (ix *index) account(s *slot, e *entry, sign int) {
 	seg := ix.seg(e.epoch24())
-	bytes := int64(s.nameLen) + liveExtra
+	bytes := int64(s.nameLen()) + liveExtra
 	if e.where&entryShared == 0 {
 		bytes += int64(e.size)
 	} else {

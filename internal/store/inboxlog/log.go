@@ -92,6 +92,7 @@ func Open(opts Options) (*Log, error) {
 	}
 	l.completerWG.Add(1)
 	go l.complete()
+	l.tidySoon() // a crash may have left work
 	return l, nil
 }
 

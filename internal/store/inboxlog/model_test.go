@@ -131,7 +131,28 @@ func snapshot(l *Log, clients []string) (*model, error) {
 		}
 		l.Forget(in)
 	}
-	return m, nil
+	return m, m.checkNames(l)
+}
+
+// checkNames compares what Names yields with the inboxes of m.
+func (m *model) checkNames(l *Log) error {
+	for _, prefix := range []string{"", "client", mq.InternalInbox, mq.RetainedInbox, mq.SharedInbox, mq.SharedInbox + "g/2/+x"} {
+		var want, got []string
+		for c := range m.inboxes {
+			if strings.HasPrefix(c, prefix) {
+				want = append(want, c)
+			}
+		}
+		if err := l.Names(prefix, func(name string) error { got = append(got, name); return nil }); err != nil {
+			return err
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(want, got) {
+			return fmt.Errorf("names with %q: %q, want %q", prefix, got, want)
+		}
+	}
+	return nil
 }
 
 func sameEntry(a, b mq.Entry) bool {
@@ -147,11 +168,11 @@ func (m *model) String() string {
 	var b strings.Builder
 	for _, c := range slices.Sorted(maps.Keys(m.inboxes)) {
 		for _, e := range m.inboxes[c] {
-			fmt.Fprintf(&b, "%s %d flags %02x expiry %d record %d %08x\n", c, e.Seq, e.Flags, e.Expiry, len(e.Record), recordCRC(e.Record))
+			fmt.Fprintf(&b, "%q %d flags %02x expiry %d record %d %08x\n", c, e.Seq, e.Flags, e.Expiry, len(e.Record), recordCRC(e.Record))
 		}
 	}
 	for _, c := range slices.Sorted(maps.Keys(m.claims)) {
-		fmt.Fprintf(&b, "%s claims %v\n", c, m.claims[c])
+		fmt.Fprintf(&b, "%q claims %v\n", c, m.claims[c])
 	}
 	return b.String()
 }
@@ -197,7 +218,7 @@ func newRig(t tb, opts Options, clients int) *rig {
 	r := &rig{t: t, fs: vfs.NewCrashableMem(), opts: opts, next: map[string]uint64{}, base: newModel()}
 	r.cond.L = &r.mu
 	for i := range clients {
-		r.clients = append(r.clients, fmt.Sprintf("client-%d", i))
+		r.clients = append(r.clients, fmt.Sprintf([]string{"client-%d", mq.RetainedInbox + "a/%d", mq.SharedInbox + "g/%d/+"}[i%3], i))
 	}
 	r.open()
 	return r
@@ -419,7 +440,7 @@ func checkAccounts(t tb, l *Log) {
 			count++
 			size += int64(e.size)
 			entries[e.epoch24()]++
-			b := int64(s.nameLen) + liveExtra
+			b := int64(s.nameLen()) + liveExtra
 			if e.where&entryShared == 0 || shared[e.place()] == 0 {
 				b += int64(e.size)
 			}

@@ -189,7 +189,7 @@ func (c *cursor) uvarint() uint64 {
 
 func (c *cursor) client() []byte {
 	n := c.uvarint()
-	if n > mq.MaxClientID {
+	if n > mq.MaxInboxName {
 		c.bad = true
 	}
 	return c.bytes(n)

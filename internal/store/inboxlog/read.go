@@ -5,40 +5,42 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/homing-mq/homing/internal/mq"
 )
 
-// Inbox returns the handle for a client ID; see mq.Store.
-func (l *Log) Inbox(clientID string) mq.Inbox {
-	if len(clientID) > mq.MaxClientID {
+// Inbox returns the handle of an inbox; see mq.Store.
+func (l *Log) Inbox(name string) mq.Inbox {
+	if len(name) > mq.MaxInboxName {
 		return mq.NoInbox
 	}
 	ix := l.ix
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	id := ix.make(clientID)
-	ix.slot(id).held = true
+	id := ix.make(name)
+	ix.slot(id).state |= slotHeld
 	return mq.Inbox(id)
 }
 
 // Lookup is Inbox without making one.
-func (l *Log) Lookup(clientID string) (mq.Inbox, bool) {
+func (l *Log) Lookup(name string) (mq.Inbox, bool) {
 	ix := l.ix
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	id := ix.find(ix.table.hash(clientID), clientID)
+	id := ix.find(ix.table.hash(name), name)
 	if id == 0 {
 		return mq.NoInbox, false
 	}
-	ix.slot(id).held = true
+	ix.slot(id).state |= slotHeld
 	return mq.Inbox(id), true
 }
 
 // Forget gives a handle back; see mq.Store. The slot is freed by the committer
-// after all ops submitted before, and only if nobody has asked for it again.
+// after all ops submitted before, those of a failed commit that are tried again
+// included, and only if nobody has asked for it again.
 func (l *Log) Forget(in mq.Inbox) {
 	ix := l.ix
 	ix.mu.Lock()
@@ -47,11 +49,37 @@ func (l *Log) Forget(in mq.Inbox) {
 		ix.mu.Unlock()
 		return
 	}
-	s.held = false
+	s.state &^= slotHeld
 	s.gen++
 	op := mq.Op{Kind: kindForget, Inbox: in, Seq: uint64(s.gen)}
 	ix.mu.Unlock()
 	l.queue.submit(op)
+}
+
+const nameChunk = 1 << 10 // slots looked at with one lock
+
+// Names calls yield for the inboxes with entries whose name starts with
+// prefix; see mq.Store.
+func (l *Log) Names(prefix string, yield func(name string) error) error {
+	ix := l.ix
+	var found []string
+	for from, more := uint32(1), true; more; from += nameChunk {
+		found = found[:0]
+		ix.mu.Lock()
+		more = from+nameChunk < ix.top
+		for id := from; id < min(from+nameChunk, ix.top); id++ {
+			if s := ix.slot(id); s.count > 0 && strings.HasPrefix(asString(ix.name(s)), prefix) {
+				found = append(found, string(ix.name(s)))
+			}
+		}
+		ix.mu.Unlock()
+		for _, name := range found {
+			if err := yield(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // NextSeq returns a seq above every one the inbox has seen.

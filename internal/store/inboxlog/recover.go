@@ -37,7 +37,7 @@ func (l *Log) recover() error {
 	}
 	l.commit.number = r.commit
 	l.segments.Store(int64(len(l.ix.segs)))
-	l.room.Store(l.tail.active.size - sealSize - l.tail.end)
+	l.room.Store(l.tail.active.room(l.tail.end))
 	return nil
 }
 

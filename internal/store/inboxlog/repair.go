@@ -51,7 +51,7 @@ func Repair(fs vfs.FS, dir, bad string) (did []string, err error) {
 func (v *verifier) repairSegment(i int, bad string) (string, error) {
 	old := v.files[i].seg
 	l := v.l
-	s := &segment{epoch: old.epoch, salt: rand.Uint64(), path: l.join(segmentName(old.epoch) + tempSuffix)}
+	s := &segment{epoch: old.epoch, version: formatVersion, salt: rand.Uint64(), path: l.join(segmentName(old.epoch) + tempSuffix)}
 	s.key = segmentKey(s.salt, s.epoch)
 	s.size = max(old.size, l.opts.SegmentSize)
 	var err error

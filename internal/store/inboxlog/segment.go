@@ -32,12 +32,13 @@ const (
 
 // segment is one file of the log.
 type segment struct {
-	epoch uint32
-	salt  uint64
-	key   uint32 // initial state of the checksums: from salt and epoch
-	path  string
-	file  vfs.File // nil once closed
-	size  int64    // no frame reaches beyond
+	epoch   uint32
+	version uint32 // of its format
+	salt    uint64
+	key     uint32 // initial state of the checksums: from salt and epoch
+	path    string
+	file    vfs.File // nil once closed
+	size    int64    // no frame reaches beyond
 
 	pins   atomic.Int32 // reads under way; raised under index.mu only
 	wanted atomic.Bool  // the keeper waits for pins to fall to 0
@@ -80,6 +81,15 @@ func segmentKey(salt uint64, epoch uint32) uint32 {
 	return crc32.Checksum(b[:], castagnoli)
 }
 
+// room returns the bytes that ops may still take in the segment when it is
+// used up to offset end: none if it has an older format.
+func (s *segment) room(end int64) int64 {
+	if s.version != formatVersion {
+		return 0
+	}
+	return s.size - sealSize - end
+}
+
 // header returns the bytes of the segment's header block.
 func (s *segment) header(now time.Time) []byte {
 	b := make([]byte, segmentHeaderSize)
@@ -117,8 +127,9 @@ func (s *segment) readHeader() error {
 		if string(h[:8]) != segmentMagic || le.Uint32(h[44:]) != crc32.Checksum(h[:44], castagnoli) {
 			continue
 		}
-		if v := le.Uint32(h[8:]); v != formatVersion {
-			return &VersionError{File: s.path, Version: v}
+		s.version = le.Uint32(h[8:])
+		if s.version < 1 || s.version > formatVersion {
+			return &VersionError{File: s.path, Version: s.version}
 		}
 		if le.Uint32(h[12:]) != s.epoch {
 			continue // taken from the spares, but not prepared yet
@@ -137,7 +148,7 @@ func (s *segment) readHeader() error {
 // durable. The rename is synced before anything is written, so that at no time
 // a file has the name of one segment and bytes of another.
 func (l *Log) makeSegment(from string, epoch uint32, size int64) (_ *segment, err error) {
-	s := &segment{epoch: epoch, salt: rand.Uint64(), size: size, path: l.join(segmentName(epoch))}
+	s := &segment{epoch: epoch, version: formatVersion, salt: rand.Uint64(), size: size, path: l.join(segmentName(epoch))}
 	s.key = segmentKey(s.salt, epoch)
 	if err := l.fs.Rename(from, s.path); err != nil {
 		return nil, fmt.Errorf("rename %s: %w", from, err)

@@ -1,0 +1,38 @@
+package broker
+
+import "github.com/homing-mq/homing/internal/mq"
+
+// header returns what a PUBLISH of m to this client says besides the message,
+// without Seq, PacketID and Dup. s is locked.
+//
+// Which subscriptions match is found out when the message is sent, not when it
+// arrives: nothing of it has to be stored, and the payload of a fan-out is.
+func (s *Session) header(m *mq.Message, qos mq.QoS) Header {
+	h := Header{QoS: qos}
+	switch {
+	case m.Addressed:
+		h.Retain = m.Retain
+	case s.special > 0:
+		s.describe(m, &h)
+	}
+	return h
+}
+
+// describe sets what depends on the options of matching subscriptions.
+func (s *Session) describe(m *mq.Message, h *Header) {
+	if kind, _ := mq.ParseTopic(m.Topic); kind == mq.TopicP2P {
+		return
+	}
+	for _, sub := range s.subs {
+		if !special(&sub) || isShared(sub.Filter) || !mq.MatchFilter([]byte(sub.Filter), m.Topic) {
+			continue
+		}
+		h.Retain = h.Retain || m.Retain && sub.RetainAsPublished
+		if sub.ID != 0 {
+			h.SubscriptionIDs = append(h.SubscriptionIDs, sub.ID)
+		}
+	}
+}
+
+// special reports whether a subscription changes the packets it causes.
+func special(sub *mq.Subscription) bool { return sub.ID != 0 || sub.RetainAsPublished }

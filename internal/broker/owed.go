@@ -1,0 +1,160 @@
+package broker
+
+import "github.com/homing-mq/homing/internal/mq"
+
+// owed is a new subscription whose retained messages are being sent, as fast as
+// the client takes them: from Broker.retained, in order of its keys. What is
+// published meanwhile comes by the subscription.
+type owed struct {
+	sub  mq.Subscription
+	from string // the key that comes next
+}
+
+// owe notes that retained messages are to be sent for a subscription. s is
+// locked.
+func (s *Session) owe(sub mq.Subscription) {
+	s.own()
+	s.oweNot(sub.Filter)
+	s.owed = append(s.owed, &owed{sub: sub})
+}
+
+// oweNot ends that. s is locked.
+func (s *Session) oweNot(filter string) {
+	if s.traffic == &noTraffic {
+		return
+	}
+	for i, o := range s.owed {
+		if o.sub.Filter == filter {
+			s.owed = append(s.owed[:i:i], s.owed[i+1:]...)
+			return
+		}
+	}
+}
+
+// retainedChunk is how many retained messages are looked up at a time.
+const retainedChunk = 32
+
+// sendRetained sends some retained messages, and reports whether there may be
+// more to do. s is locked; the lock is released meanwhile.
+func (s *Session) sendRetained(b *Batch) bool {
+	if !s.win.admits(s.nextSeq, s.receiveMax) {
+		return false
+	}
+	o, conn := s.owed[0], s.conn
+	from := o.from
+	s.mu.Unlock()
+	list, last := s.b.lookUp(o.sub.Filter, from, b)
+
+	// Under both locks: a message that replaces one of these is matched after,
+	// so that the client never gets the old one last.
+	r := &s.b.retained
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.mu.Lock()
+	if s.conn != conn || len(s.owed) == 0 || s.owed[0] != o || o.from != from {
+		return true
+	}
+	for i := range list {
+		now, ok := r.topics.Get(list[i].key)
+		if ok && !now.gone && now.seq == list[i].seq && !s.sendFound(o, list[i].rec, b) {
+			return false
+		}
+		o.from = list[i].key + "\x00"
+	}
+	if last {
+		s.oweNot(o.sub.Filter)
+		if o.sub.RetainedOwed {
+			s.b.wg.Go(func() { s.settle(o.sub.Filter) })
+		}
+	}
+	return true
+}
+
+// lookUp finds retained messages and reads their records. last tells that there
+// are no more. No lock may be held.
+func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, last bool) {
+	b.retained.mu.Lock()
+	list = b.retained.find(filter, from, retainedChunk, batch.found[:0])
+	b.retained.mu.Unlock()
+	batch.found = list
+	last = len(list) < retainedChunk
+	batch.buf = batch.buf[:0]
+	for i := range list {
+		f := &list[i]
+		if f.rec != nil {
+			continue
+		}
+		entries, grown, err := b.store.Read(f.in, f.seq-1, f.seq, 1, batch.entries[:0], batch.buf)
+		if err != nil {
+			b.log.Error("cannot read a retained message", "topic", topicOf(f.key), "error", err)
+		}
+		if err == nil && len(entries) == 1 {
+			f.rec = entries[0].Record
+		}
+		batch.entries, batch.buf = entries, grown
+	}
+	return list, last
+}
+
+// sendFound sends one retained message. It reports false if the client does not
+// take it now. s is locked, and has nothing else to send before.
+func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
+	m := &b.msg
+	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(b.now) {
+		return true // replaced meanwhile, damaged or worthless
+	}
+	m.Retain, m.Addressed = true, true // [MQTT-3.3.1-8]
+	if o.sub.ID != 0 {
+		b.props = mq.AppendSubscriptionID(append(b.props[:0], m.Props...), o.sub.ID)
+		m.Props = b.props
+	}
+	qos := min(m.QoS, o.sub.QoS)
+	h := s.header(m, qos)
+	if qos == 0 {
+		switch s.conn.SendPublish(m, h, b) {
+		case Sent:
+			s.b.Stats.Delivered[PubSub][0].Add(1)
+		case SendTooLarge:
+			s.b.drop(mq.DropTooLarge)
+		case SendFull:
+			s.full = true
+			return false
+		case SendClosed:
+			return false
+		}
+		return true
+	}
+	d := delivery{m: m, qos: qos, kind: PubSub}
+	switch {
+	case !s.conn.Takes(m, h):
+		s.b.drop(mq.DropTooLarge)
+	case qos == 2 && s.persistent():
+		s.keep(&d, b)
+	case !s.win.admits(s.nextSeq, s.receiveMax):
+		return false
+	default:
+		return s.sendNow(&d, s.persistent(), b)
+	}
+	return true
+}
+
+// settle notes in the store that nothing is owed for a subscription any more.
+func (s *Session) settle(filter string) {
+	defer s.keepSubscriptions()()
+	s.mu.Lock()
+	sub, ok := s.subs[filter]
+	ok = ok && sub.RetainedOwed && s.persistent()
+	for _, o := range s.owed {
+		ok = ok && o.sub.Filter != filter // subscribed again meanwhile
+	}
+	if sub.RetainedOwed = false; ok {
+		s.subs[filter] = sub
+	}
+	s.mu.Unlock()
+	if !ok {
+		return
+	}
+	if err := s.b.store.PutSubscriptions(s.id, []mq.Subscription{sub}); err != nil {
+		s.b.log.Error("cannot store that retained messages were sent", "client", s.id, "error", err)
+	}
+}

@@ -1,0 +1,311 @@
+package broker
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tidwall/btree"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// retainedSet holds the retained message of every topic [MQTT-3.3.1-5]. Each is
+// the one entry of an inbox of its own in the store, so it is written together
+// with what the same publish leaves in the inboxes of subscribers, and expires
+// like any other; in memory is only where it is.
+//
+// Its lock comes before sessions. The order of topics is that of their levels,
+// so that a filter with wildcards finds its matches by skipping what lies
+// between.
+type retainedSet struct {
+	mu     sync.Mutex
+	topics btree.Map[string, retained] // by levelKey
+	size   atomic.Int64                // of topics
+}
+
+// retained is the current message of a topic.
+type retained struct {
+	in  mq.Inbox
+	seq uint64
+	rec []byte // until the store has it, and for the server's own topics
+	ops int32  // that the store has not done yet
+	// gone: it was removed, but the inbox is in use while there are ops.
+	gone bool
+}
+
+func (r *retainedSet) set(key string, v retained) {
+	r.topics.Set(key, v)
+	r.size.Store(int64(r.topics.Len()))
+}
+
+// levelKey turns the level separator into U+0000, which no topic contains and
+// which sorts before all else: a topic is followed by what lies below it.
+func levelKey(topic string) string { return strings.ReplaceAll(topic, "/", "\x00") }
+
+func topicOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }
+
+// retain makes the message the retained one of its topic, or with an empty
+// payload removes that [MQTT-3.3.1-6] [MQTT-3.3.1-7]. f waits for it. The ops of
+// a grouped delivery are submitted by the caller, who holds the lock until then.
+func (b *Broker) retain(d *delivery, f *fanout) {
+	r := &b.retained
+	key := levelKey(string(d.m.Topic))
+	now, had := r.topics.Get(key)
+	old, shown := now.seq, had && !now.gone
+	note := &retainNote{key: key, f: f}
+	var ops []mq.Op
+	switch {
+	case len(d.m.Payload) > 0:
+		if now.in == mq.NoInbox {
+			now.in = b.store.Inbox(mq.RetainedInbox + string(d.m.Topic))
+		}
+		now.seq, now.rec, now.gone = max(old+1, b.store.NextSeq(now.in)), d.record(), false
+		ops = append(ops, mq.Op{
+			Kind: mq.OpPut, Inbox: now.in, Seq: now.seq, Flags: mq.Flags(d.m.QoS), Expiry: d.m.Expiry, Record: now.rec, Owner: note,
+		})
+		if shown {
+			ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old})
+		} else {
+			b.Stats.Retained.Add(1)
+		}
+	case shown:
+		now.gone, now.rec = true, nil
+		ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old, Owner: note})
+		b.Stats.Retained.Add(-1)
+	default:
+		return
+	}
+	note.in, note.seq = now.in, now.seq
+	now.ops++
+	r.set(key, now)
+	if f != nil {
+		f.left.Add(1)
+	}
+	b.submitted(1)
+	if d.grouped {
+		d.group = append(d.group, ops...)
+		return
+	}
+	b.store.SubmitGroup(ops)
+}
+
+// mayRetain says whether the message can be retained, before anything is done.
+// The lock is held.
+func (b *Broker) mayRetain(m *mq.Message) mq.Code {
+	if len(m.Payload) == 0 {
+		return mq.OK
+	}
+	if limit := b.opt.RetainedLimit; limit > 0 && b.Stats.Retained.Load() >= int64(limit) {
+		if old, had := b.retained.topics.Get(levelKey(string(m.Topic))); !had || old.gone {
+			return mq.RetainedFull
+		}
+	}
+	if err := b.store.Admit(mq.RecordSize(m)); err != nil {
+		return codeOf(err)
+	}
+	return mq.OK
+}
+
+// retainNote is the owner of the store's op.
+type retainNote struct {
+	key string
+	in  mq.Inbox
+	seq uint64
+	f   *fanout // nil: nobody waits
+}
+
+// retainDone goes on when the store has done an op, or failed to.
+func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
+	r := &b.retained
+	r.mu.Lock()
+	now, _ := r.topics.Get(n.key)
+	now.ops--
+	if now.seq == n.seq {
+		if now.rec = nil; err != nil {
+			b.drop(dropOf(err))
+			b.reload(&now)
+		}
+	}
+	if now.gone && now.ops == 0 {
+		r.topics.Delete(n.key)
+		r.size.Store(int64(r.topics.Len()))
+		b.store.Forget(now.in)
+	} else {
+		r.set(n.key, now)
+	}
+	r.mu.Unlock()
+	if n.f != nil {
+		n.f.Complete(0, codeIf(err), batch)
+	}
+}
+
+// reload makes current what the store has, after it has failed.
+func (b *Broker) reload(now *retained) {
+	if !now.gone {
+		b.Stats.Retained.Add(-1)
+	}
+	if last := b.store.Stats(now.in).Last; last > 0 {
+		now.seq, now.gone = last, false
+		b.Stats.Retained.Add(1)
+	} else {
+		now.gone = true
+	}
+}
+
+// loadRetained finds the retained messages after a restart. Of two for one topic
+// the older was about to be removed.
+func (b *Broker) loadRetained() error {
+	return b.store.Names(mq.RetainedInbox, func(name string) error {
+		in := b.store.Inbox(name)
+		st := b.store.Stats(in)
+		if st.Count == 0 {
+			return nil
+		}
+		for seq := st.First; seq < st.Last; {
+			b.store.Submit(mq.Op{Kind: mq.OpAck, Inbox: in, Seq: seq})
+			next, _, ok := b.store.Oldest(in, seq)
+			if !ok {
+				break
+			}
+			seq = next
+		}
+		b.retained.set(levelKey(name[len(mq.RetainedInbox):]), retained{in: in, seq: st.Last})
+		b.Stats.Retained.Add(1)
+		return nil
+	})
+}
+
+// expireRetained removes a message whose expiry is over [MQTT-3.3.2-5].
+func (b *Broker) expireRetained(name string, seq uint64) {
+	r := &b.retained
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := levelKey(name[len(mq.RetainedInbox):])
+	now, ok := r.topics.Get(key)
+	if !ok || now.gone || now.seq != seq || now.ops > 0 {
+		return
+	}
+	b.drop(mq.DropExpired)
+	b.Stats.Retained.Add(-1)
+	now.gone = true
+	now.ops++
+	r.set(key, now)
+	b.submitted(1)
+	b.store.Submit(mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: seq, Owner: &retainNote{key: key, in: now.in, seq: seq}})
+}
+
+// setSystem sets the value of one of the server's own topics, which is in
+// memory only.
+func (r *retainedSet) setSystem(topic string, rec []byte) {
+	r.mu.Lock()
+	r.set(levelKey(topic), retained{rec: rec})
+	r.mu.Unlock()
+}
+
+// found is a retained message that matches a filter.
+type found struct {
+	key string
+	retained
+}
+
+// matches reports whether a filter has retained messages.
+func (r *retainedSet) matches(filter string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.find(filter, "", 1, nil)) > 0
+}
+
+// find appends to dst the retained messages that match the filter, in order of
+// their keys from the first at or above from, at most limit. The lock is held.
+func (r *retainedSet) find(filter, from string, limit int, dst []found) []found {
+	if !strings.ContainsAny(filter, "+#") {
+		key := levelKey(filter)
+		if v, ok := r.topics.Get(key); ok && !v.gone && key >= from {
+			dst = append(dst, found{key, v})
+		}
+		return dst
+	}
+	levels := strings.Split(filter, "/")
+	it := r.topics.Iter()
+	at := max(from, firstKey(levels))
+	for ok := it.Seek(at); ok; {
+		key := it.Key()
+		match, next := compare(levels, key)
+		switch {
+		case match:
+			if v := it.Value(); !v.gone {
+				dst = append(dst, found{key, v})
+			}
+			if len(dst) == limit {
+				return dst
+			}
+			ok = it.Next()
+		case next == "":
+			return dst
+		case next > key:
+			ok = it.Seek(next)
+		default:
+			ok = it.Next()
+		}
+	}
+	return dst
+}
+
+// firstKey is a key that none which matches comes before: the levels up to the
+// first wildcard.
+func firstKey(levels []string) string {
+	for i, level := range levels {
+		if level == "+" || level == "#" {
+			return strings.Join(levels[:i], "\x00")
+		}
+	}
+	return strings.Join(levels, "\x00")
+}
+
+// compare reports whether the key matches the filter with these levels. If not,
+// next is a key that no match lies before, "" if there is none after key; next
+// may be key itself: then the one after it is to be looked at.
+func compare(levels []string, key string) (match bool, next string) {
+	if key[0] == '$' && (levels[0] == "+" || levels[0] == "#") { // [MQTT-4.7.2-1]
+		return false, "%" // what sorts after $
+	}
+	skip := -1 // where the part of key ends up to which it may grow: its last level under a +
+	start := 0
+	for _, level := range levels {
+		if level == "#" {
+			return true, ""
+		}
+		if start > len(key) {
+			return false, key // too short: what lies below it comes next
+		}
+		end := strings.IndexByte(key[start:], 0)
+		if end < 0 {
+			end = len(key)
+		} else {
+			end += start
+		}
+		switch have := key[start:end]; {
+		case level == "+":
+			skip = end
+		case have < level:
+			return false, key[:start] + level
+		case have > level:
+			return false, sibling(key, skip)
+		}
+		start = end + 1
+	}
+	if start > len(key) {
+		return true, ""
+	}
+	return false, sibling(key, skip) // it has more levels
+}
+
+// sibling is the first key that can follow everything below key[:end]; "" if
+// there is no level that may grow.
+func sibling(key string, end int) string {
+	if end < 0 {
+		return ""
+	}
+	return key[:end] + "\x01"
+}

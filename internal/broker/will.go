@@ -1,0 +1,172 @@
+package broker
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Will is the message to publish when a connection ends without a proper
+// DISCONNECT [MQTT-3.1.2-8]. It is stored before CONNECT is accepted
+// [MQTT-3.1.2-7], so it is published also after a crash of the server: then
+// its delay counts from the restart.
+type Will struct {
+	Message   mq.Message   // Expiry is 0: it begins when the will is published
+	Principal mq.Principal // whose rules hold; its client ID need not be set
+	Delay     uint32       // seconds [MQTT-3.1.3-9]
+	Expires   bool
+	Expiry    uint32 // seconds from publication, if Expires
+
+	due int64 // Unix ms when it is published; 0: the client is connected
+}
+
+const willForm = 1
+
+var errWillForm = errors.New("a stored will has an unknown form")
+
+// encode returns the form that the store keeps:
+//
+//	1, delay u32, expires 0 or 1, expiry u32, user, access key (each with its length, uvarint), record
+func (w *Will) encode() []byte {
+	if w == nil {
+		return nil
+	}
+	b := make([]byte, 0, 16+len(w.Principal.User)+len(w.Principal.AccessKey)+mq.RecordSize(&w.Message))
+	b = append(b, willForm)
+	b = binary.BigEndian.AppendUint32(b, w.Delay)
+	b = append(b, 0)
+	if w.Expires {
+		b[len(b)-1] = 1
+	}
+	b = binary.BigEndian.AppendUint32(b, w.Expiry)
+	for _, s := range []string{w.Principal.User, w.Principal.AccessKey} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return mq.AppendRecord(b, &w.Message)
+}
+
+// decodeWill is the reverse; the will aliases b.
+func decodeWill(b []byte, clientID string) (*Will, error) {
+	if len(b) < 10 || b[0] != willForm {
+		return nil, errWillForm
+	}
+	w := &Will{Delay: binary.BigEndian.Uint32(b[1:]), Expires: b[5] != 0, Expiry: binary.BigEndian.Uint32(b[6:])}
+	w.Principal.ClientID = clientID
+	b = b[10:]
+	for _, s := range []*string{&w.Principal.User, &w.Principal.AccessKey} {
+		n, size := binary.Uvarint(b)
+		if size <= 0 || n > uint64(len(b)-size) {
+			return nil, errWillForm
+		}
+		*s = string(b[size : size+int(n)])
+		b = b[size+int(n):]
+	}
+	if err := mq.DecodeRecord(&w.Message, b); err != nil {
+		return nil, errWillForm
+	}
+	return w, nil
+}
+
+// takeWill removes the will of the session, which is locked, and returns it if
+// it is to be published.
+func (s *Session) takeWill(publish bool) *Will {
+	w := s.will
+	s.will = nil
+	if !publish {
+		return nil
+	}
+	return w
+}
+
+// delayWill lets the will of a session that is now offline wait for its time.
+// s is locked.
+func (s *Session) delayWill(now int64) {
+	s.will.due = now + int64(min(s.will.Delay, s.expiry))*1000
+	s.b.wills.add(s.will.due, s.id)
+}
+
+// publishWill publishes w, if there is one, and waits until it is safe or
+// refused: only then may the store forget it. It reports false if the server
+// closes meanwhile. No lock may be held, and the batch is flushed.
+func (b *Broker) publishWill(w *Will, batch *Batch) bool {
+	batch.Flush()
+	if w == nil {
+		return true
+	}
+	batch.Begin()
+	m := w.Message
+	if w.Expires {
+		m.Expiry = batch.now + int64(w.Expiry)*1000
+	}
+	done := make(answer, 1)
+	code := b.Publish(Source{Principal: &w.Principal}, &m, done, 0, batch)
+	batch.Flush()
+	if m.QoS > 0 {
+		select {
+		case code = <-done:
+		case <-b.stop:
+			return false
+		}
+	}
+	if code != mq.OK && code != mq.NoTarget {
+		b.log.Warn("a will was not published", "client", w.Principal.ClientID, "topic", string(m.Topic), "reason", code.String())
+	}
+	return true
+}
+
+// answer is a Completer whose publisher waits. Its capacity must be 1.
+type answer chan mq.Code
+
+// Complete implements Completer.
+func (a answer) Complete(_ uint64, code mq.Code, _ *Batch) { a <- code }
+
+// fireWills publishes the wills of offline sessions whose delay is over.
+func (b *Broker) fireWills(now int64) {
+	for {
+		d, ok := b.wills.next(now)
+		if !ok {
+			return
+		}
+		s := b.lockedIfKnown([]byte(d.id))
+		if s == nil {
+			continue
+		}
+		switch {
+		case s.conn != nil || s.will == nil || s.will.due == 0:
+			s.unlock()
+		case s.busy != nil || s.will.due > now:
+			b.wills.add(max(s.will.due, now+1000), s.id)
+			s.mu.Unlock()
+		default:
+			w := s.takeWill(true)
+			s.occupy()
+			s.mu.Unlock()
+			b.background(func(batch *Batch) {
+				if b.publishWill(w, batch) {
+					s.keepMeta()
+				}
+				s.mu.Lock()
+				s.vacate()
+				s.unlock()
+			})
+		}
+	}
+}
+
+// background runs f, which may wait for the store, beside the housekeeping. It
+// waits itself while many run.
+func (b *Broker) background(f func(*Batch)) {
+	b.slots <- struct{}{}
+	b.wg.Go(func() {
+		defer func() { <-b.slots }()
+		var batch Batch
+		batch.Begin()
+		f(&batch)
+		batch.Flush()
+	})
+}
+
+// backgroundSlots bounds what runs in the background at a time.
+const backgroundSlots = 64
