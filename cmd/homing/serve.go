@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -102,7 +103,8 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Store: st, Auth: s.auth, Log: s.log,
 		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
-		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
+		RetainedLimit: cfg.Limits.Retained,
+		PendingSize:   int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)
 	if err != nil {
@@ -119,6 +121,8 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		ConnectTimeout: cfg.Limits.ConnectTimeout, CloseGrace: time.Second, PacketSize: int(cfg.Limits.PacketSize),
 		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum, Pause: pause,
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
+		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
+		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8,
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
 	})
 	return nil
@@ -131,6 +135,17 @@ func expirySeconds(d time.Duration) uint32 {
 		return broker.NeverExpires
 	}
 	return uint32(min(max(d/time.Second, 1), math.MaxUint32-1))
+}
+
+// responseTopic is what clients are told as their response information: nothing
+// if nobody may publish below its parent topic.
+func responseTopic(cfg *config.Config) string {
+	topic := cfg.MQTT.ResponseTopic
+	parent := string(mq.ParentTopic([]byte(topic)))
+	if len(cfg.Topics) > 0 && !slices.Contains(cfg.Topics, parent) {
+		return ""
+	}
+	return topic
 }
 
 // listen opens the listeners, so that a port in use is told before the store
@@ -283,6 +298,14 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 	}
 	defer s.close()
 	s.serve()
+	if every := cfg.Sys.Interval; every > 0 {
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			s.statistics(every, stop)
+		}()
+		defer func() { close(stop); <-stopped }()
+	}
 	s.banner(con.Out)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

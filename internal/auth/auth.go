@@ -40,7 +40,7 @@ type AccessKey struct {
 	Secret string
 }
 
-// Auth implements mq.Authenticator and mq.Authorizer.
+// Auth implements mq.Authenticator, mq.EnhancedAuthenticator and mq.Authorizer.
 type Auth struct {
 	anonymous     bool
 	groupClientID bool
@@ -55,6 +55,7 @@ type Auth struct {
 	open      atomic.Bool
 	users     atomic.Pointer[userTable] // nil without users file
 	passwords *passwords
+	scram     *scramKeys
 	failures  *failures
 	devices   *knownDevices
 
@@ -66,8 +67,9 @@ type Auth struct {
 }
 
 var (
-	_ mq.Authenticator = (*Auth)(nil)
-	_ mq.Authorizer    = (*Auth)(nil)
+	_ mq.Authenticator         = (*Auth)(nil)
+	_ mq.EnhancedAuthenticator = (*Auth)(nil)
+	_ mq.Authorizer            = (*Auth)(nil)
 )
 
 // Check says what is wrong with the options, if anything. It reads no file.
@@ -115,6 +117,7 @@ func New(o Options) (*Auth, error) {
 		log:           o.Logger,
 		key:           key,
 		passwords:     newPasswords(key),
+		scram:         newSCRAMKeys(key),
 		failures:      newFailures(o.FailuresPerMinute),
 		devices:       newKnownDevices(key),
 	}
@@ -172,9 +175,8 @@ var (
 
 // Authenticate implements mq.Authenticator.
 func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Principal, error) {
-	if a.groupClientID && !validGroupClientID(c.ClientID) {
-		return nil, mq.Errorf(mq.BadClientID, "the client ID must look like GID_group@@@device, "+
-			"up to 64 letters, digits, - and _")
+	if err := a.checkClientID(c.ClientID); err != nil {
+		return nil, err
 	}
 	if a.open.Load() {
 		return &mq.Principal{ClientID: c.ClientID}, nil
@@ -189,8 +191,8 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 	if err != nil {
 		return nil, err
 	}
-	if a.limited(c) && !a.devices.has(c) {
-		return nil, errTooMany
+	if err := a.admit(c, a.devices.password); err != nil {
+		return nil, err
 	}
 	p, err := check(ctx, c)
 	switch {
@@ -201,12 +203,27 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 		return nil, errBadCredentials
 	}
 	if a.failures != nil {
-		a.devices.add(c)
+		a.devices.add(c, a.devices.password(c))
 	}
 	return p, nil
 }
 
-func (a *Auth) limited(c *mq.Credentials) bool { return a.failures.limited(c.Remote, time.Now()) }
+func (a *Auth) checkClientID(id string) error {
+	if a.groupClientID && !validGroupClientID(id) {
+		return mq.Errorf(mq.BadClientID, "the client ID must look like GID_group@@@device, "+
+			"up to 64 letters, digits, - and _")
+	}
+	return nil
+}
+
+// admit refuses an address with too many failed log-ins, except for a device
+// that has logged in from there with the same. shown is asked only then.
+func (a *Auth) admit(c *mq.Credentials, shown func(*mq.Credentials) digest) error {
+	if a.failures.limited(c.Remote, time.Now()) && !a.devices.has(c, shown(c)) {
+		return errTooMany
+	}
+	return nil
+}
 
 // checkFunc returns nil, nil for wrong credentials.
 type checkFunc func(ctx context.Context, c *mq.Credentials) (*mq.Principal, error)

@@ -243,7 +243,7 @@ func TestPasswordCache(t *testing.T) {
 
 	// Another hash of the same password is another thing.
 	f := UsersFile{Users: []FileUser{hashed(t, "alice", "wonder")}}
-	a.users.Store(newUserTable(&f))
+	a.users.Store(newUserTable(&f, a.key))
 	wantCode(t, try("alice", "wonder"), mq.Overloaded)
 }
 

@@ -13,9 +13,35 @@
 //     given neither access keys nor a users file is open: it takes anybody,
 //     whatever credentials they show, as an anonymous client. Open tells the
 //     caller, who must keep such a server on the loopback interface.
+//   - SCRAM-SHA-256 (RFC 5802, RFC 7677), for protocols with enhanced
+//     authentication: a user of the users file proves to know the password
+//     without sending it, and sees that the server knows it, too. See below.
 //
 // Token and device credential log-ins, JWT and certificates are not here yet;
 // a client that tries one of the first two is told so.
+//
+// # SCRAM
+//
+// The file has a SCRAM credential beside a user's hash (written with it, as it
+// cannot be made of the hash), or a secret, of which the server makes the keys
+// at the first login. Names and passwords are prepared with SASLprep. The user
+// name of the exchange is the one that counts, also for rules; an
+// authorization identity must be empty or the same. Channel binding is not
+// offered: "n" and "y" are accepted, "p" is refused.
+//
+// From outside, a name without a user looks like a wrong password: it gets a
+// salt that is made of the name and a key of the file, the same number of steps
+// and the same refusal, in the same time. What differs is a user whose
+// iterations are not the highest in the file, or whose salt was not made by
+// UsersFile.SetSCRAM. In a file without salt-key, made salts change with each
+// start of the server.
+//
+// An exchange that fails after the challenge counts as a failed login. One that
+// fails before it is about form, as above with passwords, and does not. Known
+// devices get past the limit of their address, up to a wrong proof.
+//
+// Begin sees the users at that time; a user that was changed or deleted during
+// the exchange is refused at its end.
 //
 // # Rules
 //
@@ -23,7 +49,8 @@
 // no rule matches is denied; without any, all is allowed.
 //
 // A rule's topic is a topic filter; "#" and "+" do not match a first level that
-// starts with "$", as in MQTT. %c stands for the client ID and %u for the user
+// starts with "$", as in MQTT. Subscribing to $SYS needs a rule whose topic has
+// $SYS as its first level, also when there are no rules at all. %c stands for the client ID and %u for the user
 // name, %% for a percent sign.
 //
 // Publishing matches a rule when the topic name does. Subscribing is about all

@@ -91,30 +91,39 @@ type knownDevices struct {
 	key digestKey
 
 	mu   sync.Mutex
-	seen recent[digest, digest] // (address, client ID) to (user name, password)
+	seen recent[digest, digest] // (address, client ID) to what was shown
 }
 
 func newKnownDevices(key digestKey) *knownDevices {
 	return &knownDevices{key: key, seen: newRecent[digest, digest](maxDevices)}
 }
 
-func (d *knownDevices) digests(c *mq.Credentials) (device, shown digest) {
+func (d *knownDevices) device(c *mq.Credentials) digest {
 	addr := source(c.Remote).As16()
-	return d.key.sum("device", addr[:], []byte(c.ClientID)), d.key.sum("shown", []byte(c.Username), c.Password)
+	return d.key.sum("device", addr[:], []byte(c.ClientID))
 }
 
-func (d *knownDevices) add(c *mq.Credentials) {
+// password is what a login with user name and password shows.
+func (d *knownDevices) password(c *mq.Credentials) digest {
+	return d.key.sum("shown", []byte(c.Username), c.Password)
+}
+
+// scram is what a SCRAM login shows before its proof: the user name. Whoever
+// is let past the limit with it calls forget if the proof is wrong.
+func (d *knownDevices) scram(user string) digest { return d.key.sum("shown scram", []byte(user)) }
+
+func (d *knownDevices) add(c *mq.Credentials, shown digest) {
 	if !c.Remote.IsValid() {
 		return
 	}
-	device, shown := d.digests(c)
+	device := d.device(c)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.seen.put(device, shown)
 }
 
-func (d *knownDevices) has(c *mq.Credentials) bool {
-	device, shown := d.digests(c)
+func (d *knownDevices) has(c *mq.Credentials, shown digest) bool {
+	device := d.device(c)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	want, ok := d.seen.get(device)
@@ -123,4 +132,11 @@ func (d *knownDevices) has(c *mq.Credentials) bool {
 	}
 	d.seen.remove(device)
 	return false
+}
+
+func (d *knownDevices) forget(c *mq.Credentials) {
+	device := d.device(c)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seen.remove(device)
 }

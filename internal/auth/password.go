@@ -61,7 +61,7 @@ func dummyHash(cost int) []byte {
 // it at any time: a storm of reconnecting devices must not stop deliveries.
 type passwords struct {
 	key   digestKey
-	slots chan struct{}
+	slots slots
 
 	mu       sync.Mutex
 	verified recent[digest, struct{}]
@@ -70,7 +70,7 @@ type passwords struct {
 func newPasswords(key digestKey) *passwords {
 	return &passwords{
 		key:      key,
-		slots:    make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		slots:    make(slots, max(1, runtime.GOMAXPROCS(0)/2)),
 		verified: newRecent[digest, struct{}](maxVerified),
 	}
 }
@@ -95,16 +95,28 @@ func (p *passwords) remember(name, hash string, password []byte) {
 // compare hashes the password, after waiting for its turn. proceed is asked
 // when the turn has come: much can have happened meanwhile.
 func (p *passwords) compare(ctx context.Context, hash, password []byte, proceed func() error) (bool, error) {
+	right := false
+	err := p.slots.run(ctx, proceed, func() { right = bcrypt.CompareHashAndPassword(hash, password) == nil })
+	return right, err
+}
+
+// slots bound how many cores are busy with hashing.
+type slots chan struct{}
+
+// run runs work after waiting for its turn, unless proceed, asked when the
+// turn has come, has an error.
+func (s slots) run(ctx context.Context, proceed func() error, work func()) error {
 	select {
-	case p.slots <- struct{}{}:
+	case s <- struct{}{}:
 	case <-ctx.Done():
-		return false, mq.Errorf(mq.Overloaded, "too many logins at once; try again")
+		return mq.Errorf(mq.Overloaded, "too many logins at once; try again")
 	}
-	defer func() { <-p.slots }()
+	defer func() { <-s }()
 	if err := proceed(); err != nil {
-		return false, err
+		return err
 	}
-	return bcrypt.CompareHashAndPassword(hash, password) == nil, nil
+	work()
+	return nil
 }
 
 // digestKey makes digests that mean nothing outside this process.

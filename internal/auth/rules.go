@@ -27,6 +27,7 @@ type rule struct {
 	user, client, accessKey string
 	levels                  []ruleLevel
 	dollar                  bool // the first level starts with $
+	statistics              bool // the first level is $SYS
 	needsClient, needsUser  bool // has %c, %u
 }
 
@@ -114,6 +115,7 @@ func (r *rule) compileTopic(topic string) error {
 		r.levels = r.levels[1:]
 	}
 	r.dollar = topic[0] == '$'
+	r.statistics = isStatistics([]byte(topic))
 	return nil
 }
 
@@ -160,15 +162,24 @@ func (a *Auth) Allow(p *mq.Principal, action mq.Action, topic []byte) bool {
 	if !a.parentAllowed(topic) {
 		return false
 	}
+	// Statistics are read by a rule that names $SYS, or not at all.
+	named := action == mq.Subscribe && isStatistics(topic)
 	if len(a.rules) == 0 {
-		return true
+		return !named
 	}
 	for i := range a.rules {
 		if r := &a.rules[i]; r.concerns(p, action) && r.matches(p, topic) {
-			return !r.deny
+			return !r.deny && (r.statistics || !named)
 		}
 	}
 	return false
+}
+
+// isStatistics reports whether the first level of a topic name or filter is
+// $SYS.
+func isStatistics(topic []byte) bool {
+	rest, ok := bytes.CutPrefix(topic, []byte("$SYS"))
+	return ok && (len(rest) == 0 || rest[0] == '/')
 }
 
 var sharePrefix = []byte("$share/")
@@ -232,7 +243,7 @@ func (r *rule) covers(p *mq.Principal, filter []byte) bool {
 	for i := range r.levels {
 		l := &r.levels[i]
 		if l.kind == levelRest {
-			return true // also what ends here [MQTT-4.7.1-2]
+			return true // also what ends here: section 4.7.1.2
 		}
 		if !more {
 			return false

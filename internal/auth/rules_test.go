@@ -30,7 +30,22 @@ func TestRules(t *testing.T) {
 		checks []check
 	}{
 		{"no rules", nil, nil, []check{
-			{dev, "pub a/b", true}, {dev, "sub #", true}, {dev, "sub $SYS/#", true},
+			{dev, "pub a/b", true}, {dev, "sub #", true}, {dev, "pub $SYS/x", true}, {dev, "sub $SYSx/#", true}, {dev, "sub a/$SYS", true},
+		}},
+		{"statistics without a rule", nil, nil, []check{
+			{dev, "sub $SYS/#", false}, {dev, "sub $SYS", false}, {dev, "sub $SYS/broker/uptime", false}, {dev, "sub $SYS/+/uptime", false},
+			{dev, "sub $share/g/$SYS/#", false}, {anon, "sub $SYS/#", false},
+		}},
+		{"statistics by a rule", []Rule{{Allow: "sub", Topic: "$SYS/broker/#", User: "alice"}, {Allow: "all", Topic: "#"}}, nil, []check{
+			{dev, "sub $SYS/broker/#", true}, {dev, "sub $SYS/broker/+/x", true}, {dev, "sub $share/g/$SYS/broker/#", true},
+			{dev, "sub $SYS/#", false}, {anon, "sub $SYS/broker/#", false}, {dev, "sub $SYS/receipt", false},
+		}},
+		{"statistics not by accident", []Rule{{Allow: "all", Topic: "$%u/#"}, {Allow: "all", Topic: "$S%c/#"}}, nil, []check{
+			{who{User: "SYS"}, "sub $SYS/a", false}, {who{ClientID: "YS"}, "sub $SYS/a", false}, {who{ClientID: "YS"}, "sub $SYS/#", false},
+			{who{User: "SYS"}, "pub $SYS/a", true}, {who{User: "other"}, "sub $other/a", true},
+		}},
+		{"statistics, parent topics", []Rule{{Allow: "sub", Topic: "$SYS/#"}}, []string{"a"}, []check{
+			{dev, "sub $SYS/#", true}, {dev, "sub $SYS/broker/x", true}, {dev, "sub a/b", false},
 		}},
 		{"nothing matches", []Rule{{Allow: "pub", Topic: "a/#"}}, nil, []check{
 			{dev, "pub a", true}, {dev, "pub a/b/c", true}, {dev, "pub ab", false}, {dev, "pub b", false}, {dev, "sub a/b", false},
@@ -80,7 +95,7 @@ func TestRules(t *testing.T) {
 		{"parent topics", nil, []string{"a", "b"}, []check{
 			{dev, "pub a", true}, {dev, "pub a/p2p/x", true}, {dev, "pub c", false}, {dev, "pub ab/x", false}, {dev, "pub /a", false},
 			{dev, "sub a/#", true}, {dev, "sub +/x", false}, {dev, "sub #", false}, {dev, "sub $share/g/b/x", true}, {dev, "sub $share/a/c", false},
-			{dev, "pub $SYS/uploadToken", true}, {dev, "sub $SYS/#", true}, {dev, "pub $other/x", false}, {dev, "pub $SYSx/x", false},
+			{dev, "pub $SYS/uploadToken", true}, {dev, "sub $SYS/#", false}, {dev, "pub $other/x", false}, {dev, "pub $SYSx/x", false},
 		}},
 		{"parent topics and rules", []Rule{{Deny: "pub", Topic: "a/x"}, {Allow: "all", Topic: "#"}}, []string{"a"}, []check{
 			{dev, "pub a/y", true}, {dev, "pub a/x", false}, {dev, "pub b/y", false},

@@ -18,10 +18,25 @@ import (
 type userTable struct {
 	byName map[string]FileUser
 	dummy  []byte // stands for the hash of whoever is not there
+
+	// For SCRAM:
+	unprepared map[string]string // prepared name to the name in the file, if it is another; "" if several
+	saltKey    digestKey         // makes the salts that are not in the file
+	iterations int               // of whoever has no count in the file: the highest there
+	secrets    bool              // somebody has a secret, of which the keys must be made
 }
 
-func newUserTable(f *UsersFile) *userTable {
-	t := &userTable{byName: make(map[string]FileUser, len(f.Users))}
+// newUserTable takes a file that was checked. fallback is the salt key of a
+// file without one.
+func newUserTable(f *UsersFile, fallback digestKey) *userTable {
+	t := &userTable{
+		byName:     make(map[string]FileUser, len(f.Users)),
+		unprepared: make(map[string]string),
+		saltKey:    fallback,
+	}
+	if f.SaltKey != "" {
+		t.saltKey, _ = f.saltKey()
+	}
 	cost := 0
 	for _, u := range f.Users {
 		t.byName[u.Name] = u
@@ -29,6 +44,10 @@ func newUserTable(f *UsersFile) *userTable {
 			c, _ := checkHash(u.Hash) // checked when the file was read
 			cost = max(cost, c)
 		}
+		t.addSCRAM(&u)
+	}
+	if t.iterations == 0 {
+		t.iterations = DefaultIterations
 	}
 	if cost == 0 {
 		cost = bcrypt.DefaultCost
@@ -60,10 +79,7 @@ func (a *Auth) checkUser(ctx context.Context, c *mq.Credentials) (*mq.Principal,
 		hash = []byte(u.Hash)
 	}
 	right, err := a.passwords.compare(ctx, hash, c.Password[:min(len(c.Password), maxPassword)], func() error {
-		if a.limited(c) && !a.devices.has(c) {
-			return errTooMany
-		}
-		return nil
+		return a.admit(c, a.devices.password)
 	})
 	if err != nil || !right || u.Hash == "" {
 		return nil, err
@@ -155,7 +171,7 @@ func (a *Auth) readUsers() error {
 		a.log.Warn("users file can be read by other users of this machine; run chmod 600 on it",
 			slog.String("file", a.usersFile), slog.String("mode", info.Mode().Perm().String()))
 	}
-	a.users.Store(newUserTable(f))
+	a.users.Store(newUserTable(f, a.key))
 	a.open.Store(false)
 	a.log.Info("users file read", slog.String("file", a.usersFile), slog.Int("users", len(f.Users)))
 	return nil

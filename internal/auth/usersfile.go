@@ -18,21 +18,28 @@ import (
 
 // UsersFile is the content of a users file:
 //
+//	salt-key: MDEyMzQ1Njc4O...   # 32 bytes: makes the salts of SCRAM
 //	users:
 //	  - name: alice
-//	    hash: $2a$10$...      # of the password, bcrypt
+//	    hash: $2a$10$...         # of the password, bcrypt
+//	    scram: SCRAM-SHA-256$... # of the same password, for SCRAM
 //	  - name: bob
-//	    secret: s3cret        # in clear, for devices that sign
+//	    secret: s3cret           # in clear, for devices that sign
 //
-// Each user has a hash or a secret, never both.
+// Each user has a hash or a secret, never both. A user with a hash and no
+// scram cannot log in by SCRAM; a secret serves for it, too.
 type UsersFile struct {
-	Users []FileUser `yaml:"users"`
+	// SaltKey is 32 random bytes in Base64, or empty: then salts that are not
+	// in the file change with each start of the server. SetSCRAM makes it.
+	SaltKey string     `yaml:"salt-key"`
+	Users   []FileUser `yaml:"users"`
 }
 
 // FileUser is one user of a users file.
 type FileUser struct {
 	Name   string `yaml:"name"`
 	Hash   string `yaml:"hash"`
+	SCRAM  string `yaml:"scram"` // see formatSCRAM
 	Secret string `yaml:"secret"`
 }
 
@@ -61,6 +68,9 @@ func parseUsers(data []byte) (*UsersFile, error) {
 		return f, nil
 	}
 	if err := decodeYAML(data, f); err != nil {
+		return nil, err
+	}
+	if _, err := f.saltKey(); err != nil {
 		return nil, err
 	}
 	seen := make(map[string]bool, len(f.Users))
@@ -108,8 +118,13 @@ func (u *FileUser) check() error {
 	switch {
 	case u.Hash != "" && u.Secret != "":
 		return errors.New("has both a hash and a secret; remove one")
+	case u.Secret != "" && u.SCRAM != "":
+		return errors.New("has both scram and a secret, which serves for SCRAM, too; remove scram")
 	case u.Hash != "":
-		_, err := checkHash(u.Hash)
+		if _, err := checkHash(u.Hash); err != nil || u.SCRAM == "" {
+			return err
+		}
+		_, err := parseSCRAM(u.SCRAM)
 		return err
 	case u.Secret != "":
 		return CheckSecret(u.Secret)
@@ -165,19 +180,22 @@ func (f *UsersFile) Delete(name string) bool {
 
 // marshal writes strings in Go's quotes, all of whose escapes YAML has, too.
 func (f *UsersFile) marshal() []byte {
-	b := []byte("# Written by `homing passwd`, which does not keep comments. Readable by its owner only.\nusers:")
-	if len(f.Users) == 0 {
-		b = append(b, " []"...)
-	}
-	b = append(b, '\n')
+	b := []byte("# Written by `homing passwd`, which does not keep comments. Readable by its owner only.\n")
 	field := func(prefix, value string) {
 		if value != "" {
 			b = append(strconv.AppendQuote(append(b, prefix...), value), '\n')
 		}
 	}
+	field("salt-key: ", f.SaltKey)
+	b = append(b, "users:"...)
+	if len(f.Users) == 0 {
+		b = append(b, " []"...)
+	}
+	b = append(b, '\n')
 	for _, u := range f.Users {
 		field("  - name: ", u.Name)
 		field("    hash: ", u.Hash)
+		field("    scram: ", u.SCRAM)
 		field("    secret: ", u.Secret)
 	}
 	return b

@@ -46,9 +46,13 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 		old.Close(TakenOver)
 		old.Quiesce()
 	}
-	b.publishWill(before, batch)
-
-	err := s.catchUp()
+	var err error
+	if !b.publishWill(before, batch) && b.closing.Load() {
+		err = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down"}
+	}
+	if err == nil {
+		err = s.catchUp()
+	}
 	if err == nil && !resume {
 		err = s.forgetSession(batch)
 	}

@@ -18,6 +18,16 @@ func (s *Session) owe(sub mq.Subscription) {
 	s.owed = append(s.owed, &owed{sub: sub})
 }
 
+// owes returns what is still to be sent for a filter, or nil. s is locked.
+func (s *Session) owes(filter string) *owed {
+	for _, o := range s.owed {
+		if o.sub.Filter == filter {
+			return o
+		}
+	}
+	return nil
+}
+
 // oweNot ends that. s is locked.
 func (s *Session) oweNot(filter string) {
 	if s.traffic == &noTraffic {
@@ -103,12 +113,16 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(b.now) {
 		return true // replaced meanwhile, damaged or worthless
 	}
-	m.Retain, m.Addressed = true, true // [MQTT-3.3.1-8]
+	m.Retain, m.Addressed = true, true // [MQTT3-3.3.1-8]
 	if o.sub.ID != 0 {
 		b.props = mq.AppendSubscriptionID(append(b.props[:0], m.Props...), o.sub.ID)
 		m.Props = b.props
 	}
 	qos := min(m.QoS, o.sub.QoS)
+	kept := qos == 2 && s.persistent() // written ahead
+	if s.tail.n > 0 && (!kept || s.crammed(len(rec))) {
+		return false // not ahead of what is being written; the store's answer pumps again
+	}
 	h := s.header(m, qos)
 	if qos == 0 {
 		switch s.conn.SendPublish(m, h, b) {
@@ -128,7 +142,7 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	switch {
 	case !s.conn.Takes(m, h):
 		s.b.drop(mq.DropTooLarge)
-	case qos == 2 && s.persistent():
+	case kept:
 		s.keep(&d, b)
 	case !s.win.admits(s.nextSeq, s.receiveMax):
 		return false
@@ -144,9 +158,7 @@ func (s *Session) settle(filter string) {
 	s.mu.Lock()
 	sub, ok := s.subs[filter]
 	ok = ok && sub.RetainedOwed && s.persistent()
-	for _, o := range s.owed {
-		ok = ok && o.sub.Filter != filter // subscribed again meanwhile
-	}
+	ok = ok && s.owes(filter) == nil // else subscribed again meanwhile
 	if sub.RetainedOwed = false; ok {
 		s.subs[filter] = sub
 	}

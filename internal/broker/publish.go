@@ -323,13 +323,18 @@ func (s *Session) queue(d *delivery, b *Batch) {
 	b.pump(s)
 }
 
+// crammed reports whether a message of size bytes is over the inbox limit.
+func (s *Session) crammed(size int) bool {
+	o := &s.b.opt
+	return o.InboxLimit > 0 && s.waiting() >= o.InboxLimit ||
+		o.InboxBytes > 0 && s.waiting() > 0 && s.bytes-s.heldBytes+int64(size) > o.InboxBytes
+}
+
 // makeRoom applies the inbox limit before a message of size bytes is kept. It
 // reports false if the message must be refused.
 func (s *Session) makeRoom(size int, b *Batch) bool {
-	o := &s.b.opt
-	for o.InboxLimit > 0 && s.waiting() >= o.InboxLimit ||
-		o.InboxBytes > 0 && s.waiting() > 0 && s.bytes-s.heldBytes+int64(size) > o.InboxBytes {
-		if o.RejectFull {
+	for s.crammed(size) {
+		if s.b.opt.RejectFull {
 			return false
 		}
 		if !s.dropOldest(b) {

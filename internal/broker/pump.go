@@ -256,7 +256,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	qos := mq.QoS(en.Flags & mq.FlagQoS)
 	switch {
 	case en.Flags&mq.FlagReceived != 0:
-		// The target has the message: only PUBREL is owed [MQTT-4.4.0-1]. [MQTT3-4.4.0-1]
+		// The target has the message: only PUBREL is owed [MQTT-4.4.0-1] [MQTT3-4.4.0-1].
 		s.conn.SendAck(Pubrel, packetID(en.Seq), mq.OK, b)
 		s.held++
 		s.heldBytes += int64(e.size)

@@ -107,6 +107,18 @@ func (b *Broker) mayRetain(m *mq.Message) mq.Code {
 	return mq.OK
 }
 
+// ackBelow removes what a retained inbox has below a seq.
+func (b *Broker) ackBelow(in mq.Inbox, below uint64) {
+	for after := uint64(0); ; {
+		seq, _, ok := b.store.Oldest(in, after)
+		if !ok || seq >= below {
+			return
+		}
+		b.store.Submit(mq.Op{Kind: mq.OpAck, Inbox: in, Seq: seq})
+		after = seq
+	}
+}
+
 // retainNote is the owner of the store's op.
 type retainNote struct {
 	key string
@@ -121,11 +133,20 @@ func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
 	r.mu.Lock()
 	now, _ := r.topics.Get(n.key)
 	now.ops--
-	if now.seq == n.seq {
-		if now.rec = nil; err != nil {
-			b.drop(dropOf(err))
-			b.reload(&now)
+	switch {
+	case now.seq != n.seq:
+	case err != nil:
+		now.rec = nil
+		b.drop(dropOf(err))
+		b.reload(&now)
+	default:
+		// What failed before may have left something behind.
+		now.rec = nil
+		below := now.seq
+		if now.gone {
+			below++
 		}
+		b.ackBelow(now.in, below)
 	}
 	if now.gone && now.ops == 0 {
 		r.topics.Delete(n.key)
@@ -162,14 +183,7 @@ func (b *Broker) loadRetained() error {
 		if st.Count == 0 {
 			return nil
 		}
-		for seq := st.First; seq < st.Last; {
-			b.store.Submit(mq.Op{Kind: mq.OpAck, Inbox: in, Seq: seq})
-			next, _, ok := b.store.Oldest(in, seq)
-			if !ok {
-				break
-			}
-			seq = next
-		}
+		b.ackBelow(in, st.Last)
 		b.retained.set(levelKey(name[len(mq.RetainedInbox):]), retained{in: in, seq: st.Last})
 		b.Stats.Retained.Add(1)
 		return nil

@@ -174,7 +174,7 @@ func (b *Broker) clearShares() error {
 }
 
 // SendPublish implements Conn: it lends m to the member that has least, of those
-// that are online and have room [MQTT-4.8.2-3]. The group's session is locked.
+// that are online and have room. The group's session is locked.
 func (l *lender) SendPublish(m *mq.Message, h Header, b *Batch) SendResult {
 	var small []*member // for which it is too large
 	defer func() {
@@ -236,13 +236,14 @@ func (m *member) take(msg *mq.Message, h Header, b *Batch) SendResult {
 		b.props = mq.AppendSubscriptionID(append(b.props[:0], msg.Props...), m.sub.ID)
 		own.Props = b.props
 	}
-	qos := min(h.QoS, m.sub.QoS)
+	qos := min(h.QoS, m.sub.QoS) // [MQTT-4.8.2-3]
 	r := SendFull
 	switch {
 	case !s.conn.Takes(&own, s.header(&own, qos)):
 		return m.refuse(SendTooLarge)
 	case qos == 2 && s.persistent():
-		if !s.full && s.backlog <= s.cursor && len(s.owed) == 0 && s.win.unack+s.tail.n < int(min(s.receiveMax, maxMoved)) {
+		if !s.full && s.backlog <= s.cursor && len(s.owed) == 0 && s.win.unack+s.tail.n < int(min(s.receiveMax, maxMoved)) &&
+			!s.crammed(mq.RecordSize(&own)) {
 			return m.move(&own, h.Seq, b)
 		}
 	case s.behind():

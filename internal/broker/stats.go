@@ -44,7 +44,7 @@ func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }
 // PendingBytes is the memory held by messages that are not stored.
 func (b *Broker) PendingBytes() int64 { return b.pendingBytes.Load() }
 
-// Sessions counts the sessions in memory.
+// Sessions counts the sessions in memory, those of clients.
 func (b *Broker) Sessions() int {
 	n := 0
 	for i := range b.registry.shards {
@@ -53,5 +53,5 @@ func (b *Broker) Sessions() int {
 		n += len(sh.sessions)
 		sh.mu.RUnlock()
 	}
-	return n
+	return n - int(b.Stats.Groups.Load())
 }

@@ -41,7 +41,8 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, 
 	wants, durable := s.wantsRetained(granted)
 	if durable {
 		for i := range granted {
-			granted[i].RetainedOwed = wants[i] && b.retained.matches(granted[i].Filter)
+			sub := &granted[i]
+			sub.RetainedOwed = sub.RetainedOwed || wants[i] && b.retained.matches(sub.Filter)
 		}
 		if err := b.store.PutSubscriptions(s.id, granted); err != nil {
 			b.log.Error("cannot store subscriptions", "client", s.id, "error", err)
@@ -69,13 +70,16 @@ func (s *Session) keepSubscriptions() func() {
 }
 
 // wantsRetained reports which subscriptions are to be followed by retained
-// messages, and whether the session is persistent.
+// messages, and whether the session is persistent. It sets RetainedOwed of those
+// whose retained messages are still being sent, from before.
 func (s *Session) wantsRetained(subs []mq.Subscription) (wants []bool, durable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wants = make([]bool, len(subs))
 	for i := range subs {
-		switch _, had := s.subs[subs[i].Filter]; {
+		before, had := s.subs[subs[i].Filter]
+		subs[i].RetainedOwed = before.RetainedOwed && s.owes(before.Filter) != nil
+		switch {
 		case isShared(subs[i].Filter): // never
 		case subs[i].RetainHandling == 0: // [MQTT-3.3.1-9]
 			wants[i] = true
@@ -123,6 +127,8 @@ func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *B
 	// After it is in the tree: a message that is retained from now on arrives by it.
 	if wants && (sub.RetainedOwed || b.retained.size.Load() > 0) {
 		s.owe(sub)
+	} else if o := s.owes(sub.Filter); o != nil {
+		o.sub = sub
 	}
 }
 
@@ -158,7 +164,7 @@ func (s *Session) dropSubscription(filter string) bool {
 
 // Unsubscribe removes subscriptions. The result says for each filter whether
 // it was there [MQTT-3.10.4-1]. It may block on the store.
-// What its inbox has stays: [MQTT-3.10.4-2] [MQTT-3.10.4-3] [MQTT3-3.10.4-1] [MQTT3-3.10.4-2] [MQTT3-3.10.4-3]
+// What its inbox has stays [MQTT-3.10.4-2] [MQTT-3.10.4-3] [MQTT3-3.10.4-1] [MQTT3-3.10.4-2] [MQTT3-3.10.4-3]
 func (b *Broker) Unsubscribe(s *Session, filters []string, batch *Batch) ([]bool, error) {
 	defer s.keepSubscriptions()()
 	s.mu.Lock()

@@ -88,9 +88,9 @@ func (s *Session) delayWill(now int64) {
 }
 
 // publishWill publishes w, if there is one, and waits until it is safe or
-// refused: only then may the store forget it. It reports false if the server
-// closes meanwhile. No lock may be held, and the batch is flushed.
-func (b *Broker) publishWill(w *Will, batch *Batch) bool {
+// refused. It reports false if the store must not forget it: the server closes,
+// or could not store it. No lock may be held, and the batch is flushed.
+func (b *Broker) publishWill(w *Will, batch *Batch) (settled bool) {
 	batch.Flush()
 	if w == nil {
 		return true
@@ -103,7 +103,7 @@ func (b *Broker) publishWill(w *Will, batch *Batch) bool {
 	done := make(answer, 1)
 	code := b.Publish(Source{Principal: &w.Principal}, &m, done, 0, batch)
 	batch.Flush()
-	if m.QoS > 0 {
+	if m.QoS > 0 && b.answersSoon(m.Topic) {
 		select {
 		case code = <-done:
 		case <-b.stop:
@@ -113,7 +113,14 @@ func (b *Broker) publishWill(w *Will, batch *Batch) bool {
 	if code != mq.OK && code != mq.NoTarget {
 		b.log.Warn("a will was not published", "client", w.Principal.ClientID, "topic", string(m.Topic), "reason", code.String())
 	}
-	return true
+	return code != mq.ShuttingDown && code != mq.StoreFull && code != mq.StoreFailed
+}
+
+// answersSoon reports whether a publish to the topic is answered without the
+// target: it is, unless it is never stored.
+func (b *Broker) answersSoon(topic []byte) bool {
+	kind, _ := mq.ParseTopic(topic)
+	return kind != mq.TopicP2P || b.opt.Keep != KeepNever
 }
 
 // answer is a Completer whose publisher waits. Its capacity must be 1.

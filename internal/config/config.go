@@ -17,8 +17,10 @@ type Config struct {
 	TLS      TLS      `key:"tls" doc:"For mqtts and wss."`
 	Auth     Auth     `key:"auth" doc:"Who may connect, and do what. Nothing configured: anybody, on loopback addresses only."`
 	P2P      P2P      `key:"p2p" doc:"Messages to one client."`
+	MQTT     MQTT     `key:"mqtt" doc:"What the standard leaves to a server."`
 	Store    Store    `key:"store" doc:"What is kept on disk."`
 	Limits   Limits   `key:"limits" doc:"Bounds on what clients may use."`
+	Sys      Sys      `key:"sys" doc:"Statistics as messages on $SYS/broker/...; reading them needs a rule that names $SYS."`
 	Log      Log      `key:"log" doc:"The server's own log, on standard error."`
 }
 
@@ -42,7 +44,7 @@ type Auth struct {
 	Anonymous  bool        `key:"anonymous" doc:"let clients in without a user name"`
 	AccessKeys []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
 	UsersFile  string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
-	Rules      []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
+	Rules      []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed, but subscribing to $SYS" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
 }
 
 // AccessKey is one key of signature log-ins.
@@ -71,6 +73,12 @@ type P2P struct {
 	StoreAfter  time.Duration `key:"store-after" min:"0s" max:"10s" doc:"wait for an online target's acknowledgement before writing"`
 }
 
+// MQTT is what the standard leaves to a server.
+type MQTT struct {
+	ResponseTopic string `key:"response-topic" doc:"response information for MQTT 5 clients: where they get answers unsubscribed; %c: client ID; \"\": none"`
+	StrictUTF8    bool   `key:"strict-utf8" doc:"refuse control and non-characters in topics, filters, client IDs and user names as malformed"`
+}
+
 // Store is about the disk.
 type Store struct {
 	Sync         string        `key:"sync" enum:"always,interval,os" doc:"when to force writes to disk: before acknowledging, every sync-interval, when the system does"`
@@ -88,10 +96,18 @@ type Limits struct {
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"open at a time; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
+	KeepAlive             time.Duration `key:"keep-alive" min:"0s" max:"65535s" doc:"longest keep alive of an MQTT 5 client; older clients cannot be told, and keep theirs; 0s: no limit"`
+	QoS                   int           `key:"qos" min:"0" max:"2" doc:"highest QoS of a publish, will or subscription"`
 	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`
 	PendingBytes          Size          `key:"pending-bytes" min:"64KiB" doc:"messages in memory for one client"`
 	PendingBytesTotal     Size          `key:"pending-bytes-total" min:"64KiB" doc:"messages in memory for all clients"`
 	Outbox                Size          `key:"outbox" min:"16KiB" doc:"output waiting for one slow connection"`
+}
+
+// Sys is about the server's statistics as messages.
+type Sys struct {
+	Interval time.Duration `key:"interval" min:"0s" doc:"how often they are published; 0s: never"`
 }
 
 // Log is about the server's own log.
@@ -115,6 +131,7 @@ func Default() *Config {
 			InboxPolicy: "drop-oldest",
 			StoreAfter:  20 * time.Millisecond,
 		},
+		MQTT:  MQTT{ResponseTopic: "response/p2p/%c"},
 		Store: Store{Sync: "always", SyncInterval: 100 * time.Millisecond},
 		Limits: Limits{
 			PacketSize:        4 << 20,
@@ -122,6 +139,7 @@ func Default() *Config {
 			Inflight:          1000,
 			ReceiveMaximum:    1000,
 			ConnectTimeout:    10 * time.Second,
+			QoS:               2,
 			FailedLogins:      60,
 			PendingBytes:      8 << 20,
 			PendingBytesTotal: 256 << 20,

@@ -175,6 +175,22 @@ auth:
 	}
 }
 
+func TestStandardSettings(t *testing.T) {
+	c, err := loadText(t, "mqtt: {response-topic: '', strict-utf8: true}\nlimits: {keep-alive: 65535s, qos: 1}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.MQTT = MQTT{StrictUTF8: true}
+	want.Limits.KeepAlive, want.Limits.QoS = 65535*time.Second, 1
+	if d := cmp.Diff(want, c); d != "" {
+		t.Error(d)
+	}
+	if got := Default().MQTT.ResponseTopic; got != "response/p2p/%c" {
+		t.Errorf("the default response topic is %s", got)
+	}
+}
+
 // Each mistake's message, without the directory of the file. "^" stands for
 // the caret: what it must point at follows.
 func TestFileMistakes(t *testing.T) {
@@ -224,6 +240,12 @@ func TestFileMistakes(t *testing.T) {
 		{"p2p:\n  inbox-bytes: 1MiB\n", `homing.yml:2: p2p.inbox-bytes must be at least limits.packet-size (4MiB), or 0, not 1MiB`, ""},
 		{"limits:\n  packet-size: 16MiB\n", `limits.pending-bytes must be at least limits.packet-size (16MiB), not 8MiB`, ""},
 		{"limits:\n  pending-bytes-total: 4MiB\n", `homing.yml:2: limits.pending-bytes-total must be at least limits.pending-bytes (8MiB)`, ""},
+		{"limits:\n  keep-alive: 1500ms\n", `homing.yml:2: limits.keep-alive must be whole seconds, not 1.5s`, ""},
+		{"limits:\n  keep-alive: 65536s\n", `homing.yml:2:15: limits.keep-alive must be at most 65535s, not 65536s`, "65536s"},
+		{"sys:\n  interval: 10ms\n", `homing.yml:2: sys.interval must be at least 1s, or 0s, not 10ms`, ""},
+		{"limits:\n  qos: 3\n", `homing.yml:2:8: limits.qos must be at most 2, not 3`, "3"},
+		{"mqtt:\n  response-topic: answers\n", `homing.yml:2: mqtt.response-topic must have %c, which stands for the client ID, not "answers"`, ""},
+		{"mqtt:\n  response-topic: answers/+/%c\n", `homing.yml:2: mqtt.response-topic must be a topic name, without + and #, not "answers/+/%c"`, ""},
 		{"store:\n  disk-limit: 1MiB\n", `homing.yml:2: store.disk-limit must be at least 16 times limits.packet-size`, ""},
 	} {
 		_, err := loadText(t, tt.file)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Listener is one address the server listens on.
@@ -55,6 +56,14 @@ func (l *loader) validate() error {
 	case c.Limits.PendingBytesTotal < c.Limits.PendingBytes:
 		return l.errorf("limits.pending-bytes-total", "must be at least limits.pending-bytes (%s), not %s",
 			c.Limits.PendingBytes, c.Limits.PendingBytesTotal)
+	case c.Limits.KeepAlive%time.Second != 0:
+		return l.errorf("limits.keep-alive", "must be whole seconds, not %s: MQTT knows no others", c.Limits.KeepAlive)
+	case c.Sys.Interval != 0 && c.Sys.Interval < time.Second:
+		return l.errorf("sys.interval", "must be at least 1s, or 0s, not %s", c.Sys.Interval)
+	case c.MQTT.ResponseTopic != "" && !strings.Contains(c.MQTT.ResponseTopic, "%c"):
+		return l.errorf("mqtt.response-topic", "must have %%c, which stands for the client ID, not %q: clients would get each other's answers", c.MQTT.ResponseTopic)
+	case strings.ContainsAny(c.MQTT.ResponseTopic, "+#\x00"):
+		return l.errorf("mqtt.response-topic", "must be a topic name, without + and #, not %q", c.MQTT.ResponseTopic)
 	case c.Store.DiskLimit != 0 && c.Store.DiskLimit < 16*c.Limits.PacketSize:
 		return l.errorf("store.disk-limit", "must be at least 16 times limits.packet-size (%s), or 0, not %s: its segments must hold such a message",
 			c.Limits.PacketSize, c.Store.DiskLimit)

@@ -52,6 +52,7 @@ type conn struct {
 	version     mqtt.Version
 	maxPacket   uint32        // bytes, of the client
 	problemInfo bool          // may send reason strings [MQTT-3.1.2-29]
+	aliasing    bool          // detail.aliasesTo is set
 	keepAlive   time.Duration // until it is dead: 1.5 times the interval; 0: off
 	sess        *broker.Session
 	principal   *mq.Principal
@@ -72,13 +73,13 @@ type conn struct {
 
 // detail is what only some connections need.
 type detail struct {
-	partial  []byte   // the beginning of a packet, kept while waiting
-	aliases  [][]byte // topic aliases of the client, by number [MQTT-3.3.2-7]
-	will     *will
-	expiry   *uint32     // from DISCONNECT
-	session  uint32      // session expiry interval of CONNECT
-	silence  *time.Timer // WebSocket: ends the connection when the keep alive time is over
-	discards bool        // a proper DISCONNECT: no will
+	partial   []byte      // the beginning of a packet, kept while waiting
+	aliases   [][]byte    // topic aliases of the client, by number [MQTT-3.3.2-7]
+	session   uint32      // session expiry interval of CONNECT
+	silence   *time.Timer // WebSocket: ends the connection when the keep alive time is over
+	departure broker.Departure
+	login     *login     // nil: without enhanced authentication
+	aliasesTo *aliasesTo // nil: the client takes none
 }
 
 func (c *conn) more() *detail {
@@ -131,6 +132,7 @@ func (c *conn) guard(f func(*conn) error) (ok bool) {
 }
 
 // ended notes an error that ends the connection and answers it.
+// [MQTT-4.13.1-1] [MQTT3-4.8.0-1] [MQTT3-2.2.2-2]
 func (c *conn) ended(err error) {
 	var p *mqtt.Error
 	switch {
@@ -146,7 +148,7 @@ func (c *conn) ended(err error) {
 		c.disconnect(p.Code, p.Error())
 		c.linger()
 	case errors.Is(err, os.ErrDeadlineExceeded) && !c.connected.Load():
-		c.setReason("no CONNECT in time")
+		c.setReason("the client did not connect in time")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.disconnect(mqtt.CodeKeepAliveTimeout, keepAliveTimeout) // [MQTT-3.1.2-22]
 	case errors.Is(err, io.EOF):
@@ -159,10 +161,11 @@ func (c *conn) ended(err error) {
 // linger lets the client read the last packet: data that it has sent and
 // nobody reads would make the kernel throw the packet away. It must not be
 // called inside readAll, which owns the socket's reading side.
+// [MQTT-3.14.4-2] [MQTT-4.13.2-1]
 func (c *conn) linger() {
 	_ = c.nc.SetReadDeadline(time.Now().Add(c.srv.opt.CloseGrace))
 	var waste [512]byte
-	for range 256 {
+	for {
 		if _, err := c.nc.Read(waste[:]); err != nil {
 			return
 		}
@@ -200,8 +203,11 @@ func (c *conn) end() {
 	c.out.mu.Unlock()
 	c.release()
 	c.wake()
-	if c.detail != nil && c.detail.silence != nil {
-		c.detail.silence.Stop()
+	if d := c.detail; d != nil {
+		if d.silence != nil {
+			d.silence.Stop()
+		}
+		d.login.end()
 	}
 	if c.sess != nil {
 		c.guard((*conn).leave)
@@ -216,16 +222,15 @@ func (c *conn) end() {
 		"reason", reason, "duration", time.Duration(clock()-c.started).Round(time.Millisecond).String())
 }
 
-// leave publishes the will and tells the core that the connection is closed.
+// leave tells the core that the connection is closed.
 func (c *conn) leave() error {
 	var b broker.Batch
 	b.Begin()
-	c.publishWill(&b)
-	var expiry *uint32
+	var how broker.Departure
 	if c.detail != nil {
-		expiry = c.detail.expiry
+		how = c.detail.departure
 	}
-	c.srv.broker.Disconnect(c.sess, c, expiry, &b)
+	c.srv.broker.Disconnect(c.sess, c, how, &b)
 	b.Flush()
 	return nil
 }
