@@ -5,6 +5,7 @@
 # make fuzz     each fuzz target for FUZZTIME (10s)
 # make torture  kill -9 at random moments, for TORTURE (10m)
 # make bench    Go benchmarks
+# make docs     docs/compat.md, from internal/compat and the tags in comments
 
 export CGO_ENABLED ?= 0
 
@@ -16,7 +17,7 @@ GOLANGCI_VERSION = v2.15.0
 # The version is part of the name: a new one is installed, an old one not used.
 GOLANGCI = .bin/golangci-lint-$(GOLANGCI_VERSION)
 
-.PHONY: build run test lint fuzz torture bench
+.PHONY: build run test lint fuzz torture bench docs
 
 build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/homing ./cmd/homing
@@ -45,9 +46,13 @@ fuzz:
 	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$package || exit 1; \
 	  done; \
 	done
+	HOMING_FUZZ=$(or $(LIVETIME),5m) go test -count 1 -v -timeout 0 -run '^TestFuzzLive$$' ./test
 
 torture:
 	HOMING_TORTURE=$(TORTURE) go test -count 1 -v -timeout 0 -run '^TestKill' ./test
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+docs:
+	go run ./internal/compat/gen

@@ -99,6 +99,7 @@ func available() (list []flavour) {
 
 // TestClients: a device that never subscribes receives P2P at each QoS, each
 // client from each; nobody else sees anything of it.
+// [MQTT3-7.0.0-2]
 func TestClients(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

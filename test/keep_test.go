@@ -118,6 +118,7 @@ func (k *keepCase) offline(t *testing.T, sender *peer, id string) {
 
 // TestCleanStart: what was kept only because of the target's session goes when
 // that starts clean; what the sender asked to keep stays.
+// [MQTT-3.1.2-4] [MQTT3-3.1.2-6]
 func TestCleanStart(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -151,6 +152,7 @@ func TestCleanStart(t *testing.T) {
 }
 
 // TestSessionExpires is TestCleanStart for a session that ends by itself.
+// [MQTT-4.1.0-2]
 func TestSessionExpires(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

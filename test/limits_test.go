@@ -57,6 +57,7 @@ func inboxLimit(t *testing.T, s *server, v mqtt.Version, policy, payload string)
 
 // TestPacketTooLarge: what is larger than limits.packet-size closes the
 // connection, what is larger than the target takes reaches nobody.
+// [MQTT-3.1.2-24] [MQTT-3.1.2-25] [MQTT-3.2.2-15]
 func TestPacketTooLarge(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "limits.packet-size=4KiB")
@@ -101,6 +102,8 @@ func TestPacketTooLarge(t *testing.T) {
 }
 
 // TestProtocolVersion: a version that does not exist is told.
+// [MQTT-3.1.2-1] [MQTT-3.1.2-2] [MQTT3-3.1.2-1] [MQTT3-3.1.2-2] [MQTT3-3.2.2-5]
+// [MQTT3-3.2.2-6]
 func TestProtocolVersion(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -133,6 +136,8 @@ func TestProtocolVersion(t *testing.T) {
 }
 
 // TestMalformedPacket: MQTT 5 is told why, 3.1.1 is closed.
+// [MQTT-3.1.0-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [MQTT-3.14.4-2] [MQTT3-2.2.2-2] [MQTT3-3.1.0-2] [MQTT3-3.3.1-4]
+// [MQTT3-4.8.0-1]
 func TestMalformedPacket(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -192,6 +197,7 @@ func TestConnectTimeout(t *testing.T) {
 
 // TestKeepAlive: a silent client is closed after one and a half times its keep
 // alive, one that pings is not.
+// [MQTT-3.1.2-22] [MQTT-3.2.2-22] [MQTT-3.12.4-1] [MQTT3-3.1.2-24] [MQTT3-3.12.4-1]
 func TestKeepAlive(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -240,6 +246,7 @@ func TestConnectionLimits(t *testing.T) {
 }
 
 // TestReceiveMaximumOfServer: limits.receive-maximum is told and kept.
+// [MQTT-3.3.4-7]
 func TestReceiveMaximumOfServer(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "limits.receive-maximum=5", "p2p.store-after=10s")

@@ -68,6 +68,7 @@ func (s *server) passwd(user, password string, more ...string) {
 }
 
 // TestUsersFile: users log in, changes count without a restart.
+// [MQTT-3.1.4-2]
 func TestUsersFile(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -185,6 +186,8 @@ func TestTopicsList(t *testing.T) {
 }
 
 // TestGroupClientIDs: client-id: group demands GID_x@@@device.
+// [MQTT-3.1.3-8] [MQTT3-3.1.3-9]
+// [MQTT-3.2.2-7] [MQTT3-3.2.2-5]
 func TestGroupClientIDs(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "client-id=group")

@@ -99,6 +99,8 @@ func TestRetainIsIgnored(t *testing.T) {
 
 // TestSubscribingToP2P: one's own P2P topic is granted and changes nothing,
 // others are refused.
+// [MQTT-3.8.4-7] [MQTT3-3.8.4-5] [MQTT3-3.9.3-2]
+// [MQTT-2.2.1-6] [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-6] [MQTT3-2.3.1-7] [MQTT3-3.8.4-1] [MQTT3-3.8.4-2]
 func TestSubscribingToP2P(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -135,6 +137,7 @@ func TestSubscribingToP2P(t *testing.T) {
 }
 
 // TestMalformedP2PTopics: 0x90, in 3.x the connection is closed.
+// [MQTT3-3.3.5-2]
 func TestMalformedP2PTopics(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -160,6 +163,7 @@ func TestMalformedP2PTopics(t *testing.T) {
 }
 
 // TestProperties: MQTT 5 properties travel, also through the store.
+// [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20]
 func TestProperties(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -210,6 +214,7 @@ func decodeProps(t testing.TB, b []byte) []string {
 
 // TestMessageExpiry: what is left of the expiry is shown; what has expired is
 // dropped and counted.
+// [MQTT-3.3.2-5] [MQTT-3.3.2-6]
 func TestMessageExpiry(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -255,6 +260,7 @@ func TestRetention(t *testing.T) {
 
 // TestInboxInOrder: an offline device gets its inbox in order on connect, and
 // what comes during that behind it, whatever the QoS.
+// [MQTT-4.6.0-5] [MQTT3-4.6.0-6]
 func TestInboxInOrder(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "store.sync=interval")

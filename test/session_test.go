@@ -11,6 +11,7 @@ import (
 
 // TestTakeover: the newer connection wins, the older is told 0x8E, and what was
 // under way goes on.
+// [MQTT-3.1.4-3] [MQTT-3.3.1-1] [MQTT-4.4.0-1] [MQTT3-3.1.4-2] [MQTT3-3.3.1-1] [MQTT3-4.4.0-1] [MQTT3-2.3.1-4]
 func TestTakeover(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -35,6 +36,8 @@ func TestTakeover(t *testing.T) {
 }
 
 // TestSessionPresent: what CONNACK says.
+// [MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.1.2-6] [MQTT-3.1.2-23] [MQTT-3.1.4-4] [MQTT-3.2.2-2] [MQTT-3.2.2-3]
+// [MQTT3-3.1.2-4] [MQTT3-3.1.2-6] [MQTT3-3.1.4-3] [MQTT3-3.2.2-1] [MQTT3-3.2.2-2] [MQTT3-3.2.2-3]
 func TestSessionPresent(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -61,6 +64,7 @@ func TestSessionPresent(t *testing.T) {
 
 // TestQoS2Sender: a packet identifier stands for one message until PUBREL,
 // across connections and kill -9.
+// [MQTT-4.3.3-8] [MQTT-4.3.3-10] [MQTT-4.3.3-11] [MQTT-4.3.3-12] [MQTT3-4.3.3-2] [MQTT3-2.3.1-6]
 func TestQoS2Sender(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -115,6 +119,7 @@ func TestQoS2Sender(t *testing.T) {
 
 // TestQoS2Target: the server keeps its half of the exchange with a target
 // across connections and kill -9.
+// [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-5] [MQTT-4.3.3-6] [MQTT-4.4.0-1] [MQTT3-4.3.3-1] [MQTT3-4.4.0-1]
 func TestQoS2Target(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -162,6 +167,7 @@ func TestQoS2Target(t *testing.T) {
 }
 
 // TestReceiveMaximum: the server keeps within the target's window.
+// [MQTT-3.3.4-9] [MQTT-3.3.4-10] [MQTT-4.9.0-2] [MQTT-4.9.0-3]
 func TestReceiveMaximum(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "limits.inflight=3")
@@ -191,6 +197,9 @@ func TestReceiveMaximum(t *testing.T) {
 }
 
 // TestOrdinaryTopics: the rest of MQTT works beside P2P.
+// [MQTT-3.8.4-8] [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-4.5.0-1] [MQTT3-3.1.2-5] [MQTT3-3.8.4-6] [MQTT3-3.10.4-1]
+// [MQTT3-3.10.4-2] [MQTT3-4.5.0-1]
+// [MQTT-3.3.2-3] [MQTT-3.10.4-4] [MQTT3-3.3.2-3] [MQTT3-3.10.4-4]
 func TestOrdinaryTopics(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -259,6 +268,7 @@ func TestTakeoverOfSender(t *testing.T) {
 // TestPubrelAgain: a PUBREL that is sent again on a new connection gets one
 // PUBCOMP. A second one could end the next exchange with the same packet
 // identifier.
+// [MQTT-4.3.3-11]
 func TestPubrelAgain(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

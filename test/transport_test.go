@@ -62,6 +62,7 @@ func tlsServer(t *testing.T, settings ...string) *server {
 }
 
 // TestTransports: P2P from each transport to each.
+// [MQTT-4.2.0-1] [MQTT3-7.1.1-1]
 func TestTransports(t *testing.T) {
 	t.Parallel()
 	s := tlsServer(t)
@@ -115,6 +116,8 @@ func TestCertificateReplaced(t *testing.T) {
 }
 
 // TestWebSocketProtocols: mqtt and mqttv3.1, others are refused.
+// [MQTT-6.0.0-3] [MQTT-6.0.0-4] [MQTT3-6.0.0-3]
+// [MQTT3-6.0.0-4]
 func TestWebSocketProtocols(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -144,6 +147,7 @@ func TestWebSocketProtocols(t *testing.T) {
 
 // TestWebSocketFraming: packets need not match WebSocket messages
 // [MQTT-6.0.0-2]; text messages are an error [MQTT-6.0.0-1].
+// [MQTT3-6.0.0-1] [MQTT3-6.0.0-2]
 func TestWebSocketFraming(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -7,15 +7,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/homing-mq/homing/internal/auth"
 	"github.com/homing-mq/homing/internal/bench"
+	"github.com/homing-mq/homing/internal/mqtt"
 )
 
 type benchCmd struct {
-	P2P  benchP2PCmd  `cmd:"" name:"p2p" help:"Measure pairs of a sender and a receiver."`
-	Idle benchIdleCmd `cmd:"" help:"Measure the memory of idle connections."`
+	P2P     benchP2PCmd     `cmd:"" name:"p2p" help:"Measure pairs of a sender and a receiver."`
+	Fanout  benchFanoutCmd  `cmd:"" help:"Measure one sender to many subscribers."`
+	Connect benchConnectCmd `cmd:"" help:"Measure connecting and disconnecting."`
+	Idle    benchIdleCmd    `cmd:"" help:"Measure the memory of idle connections."`
 }
 
 func (*benchCmd) Help() string {
@@ -26,6 +31,8 @@ Examples:
 
     homing bench p2p --spawn
     homing bench p2p --rate 10000 --qos 1 --server tcp://mqtt.example.com
+    homing bench fanout --spawn --subscribers 1000
+    homing bench connect --spawn --version 3.1.1
     homing bench idle --spawn -n 10000`
 }
 
@@ -98,12 +105,43 @@ func (f *benchFlags) spawn(ctx context.Context, con *console) (s *bench.Spawned,
 		"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--mqtts", "", "--ws", "", "--wss", "", "--http", "",
 		"--set", "log.format=json", "--set", "store.sync=" + f.StoreSync,
 	}
+	login, err := f.admit(dir)
+	if err != nil {
+		remove()
+		return nil, stop, err
+	}
+	args = append(args, login...)
 	s, err = bench.Spawn(ctx, program, args, env)
 	if err != nil {
 		remove()
 		return nil, stop, err
 	}
 	return s, func() { s.Stop(); remove() }, nil
+}
+
+// admit returns the arguments for a server in dir that knows the login of the
+// flags, and no other. Without one it lets anybody in.
+func (f *benchFlags) admit(dir string) (args []string, err error) {
+	if f.User == "" && f.AccessKey == "" {
+		return nil, nil
+	}
+	user := auth.FileUser{Name: f.User}
+	if f.AccessKey != "" {
+		key, err := json.Marshal([]map[string]string{{"key": f.AccessKey, "secret": f.Secret}}) // is YAML, too
+		if err != nil {
+			return nil, err
+		}
+		path := filepath.Join(dir, "keys.yml")
+		if err := os.WriteFile(path, fmt.Appendf(nil, "auth: {access-keys: %s}\n", key), 0o600); err != nil {
+			return nil, err
+		}
+		return []string{"--config", path}, nil
+	}
+	if user.Hash, err = auth.HashPassword([]byte(f.Password)); err != nil {
+		return nil, &usageError{err}
+	}
+	path := filepath.Join(dir, "users.yml")
+	return []string{"--set", "auth.users-file=" + path}, (&auth.UsersFile{Users: []auth.FileUser{user}}).Write(path)
 }
 
 // print writes a result.
@@ -139,6 +177,19 @@ lost after an acknowledgement, came twice with QoS 2, or out of order.
 Example:
 
     homing bench p2p --spawn --pairs 50 --qos 1 --rate 20000`
+}
+
+// benchTimes say for how long.
+type benchTimes struct {
+	Duration time.Duration `short:"d" default:"10s" help:"Time to measure (default: ${default})."`
+	Warmup   time.Duration `default:"2s" help:"Time before that (default: ${default})."`
+}
+
+func (t *benchTimes) check() error {
+	if t.Duration <= 0 || t.Duration > maxBenchTime || t.Warmup < 0 || t.Warmup > maxBenchTime {
+		return usagef("--duration and --warmup are times up to %v", maxBenchTime)
+	}
+	return nil
 }
 
 // Limits that keep a benchmark from becoming something else.
@@ -182,6 +233,150 @@ func (c *benchP2PCmd) Run(ctx context.Context, con *console) error {
 		return errors.New(faults)
 	}
 	return nil
+}
+
+type benchFanoutCmd struct {
+	benchFlags
+	benchTimes
+	Subscribers int           `short:"n" default:"1000" help:"Subscribers of the topic (default: ${default})."`
+	QoS         int           `name:"qos" short:"q" default:"0" enum:"0,1,2" help:"QoS: ${enum} (default: ${default})."`
+	Payload     int           `default:"64" placeholder:"BYTES" help:"Size of a message (default: ${default})."`
+	Window      []int         `default:"1,64" help:"Messages under way: sent, and not received by all subscribers. With several numbers one run for each (default: ${default})."`
+	Rate        float64       `placeholder:"N" help:"Send N messages per second, whatever becomes of the earlier ones. In place of --window."`
+	Patience    time.Duration `default:"5s" help:"Time to wait for the last messages while none arrives (default: ${default})."`
+	Topic       string        `default:"bench/fanout" help:"Topic, to which a random level is added (default: ${default})."`
+}
+
+func (*benchFanoutCmd) Help() string {
+	return `A message is sent once and received by each subscriber. Latency is from the time it was meant to be sent to its
+arrival at a subscriber. By default there are two runs: one message at a time, the next one sent when all have it, where
+each copy is a packet of the network of its own; and 64 under way, where the server writes several at once.
+The JSON is a list with one result per run. The exit code is 1 if messages were lost after an acknowledgement, came
+twice with QoS 2, or out of order. With QoS 0 a server may drop what a subscriber is too slow for.
+
+Example:
+
+    homing bench fanout --spawn --subscribers 1000 --qos 0`
+}
+
+func (c *benchFanoutCmd) Run(ctx context.Context, con *console) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	connect, server, stop, err := c.prepare(ctx, con)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	windows := c.Window
+	if c.Rate > 0 {
+		windows = []int{0}
+	}
+	var all fanoutReports
+	for _, window := range windows {
+		b := bench.Fanout{
+			Connect: connect, Topic: c.Topic, Subscribers: c.Subscribers, QoS: byte(c.QoS), Payload: c.Payload, Window: window, Rate: c.Rate,
+			Warmup: c.Warmup, Duration: c.Duration, Patience: c.Patience, Server: server,
+		}
+		r, err := b.Run(ctx)
+		if err != nil {
+			return err
+		}
+		all = append(all, r)
+	}
+	if err := c.print(con, all); err != nil {
+		return err
+	}
+	return all.faults()
+}
+
+func (c *benchFanoutCmd) check() error {
+	switch {
+	case c.Subscribers < 1 || c.Subscribers > maxPairs:
+		return usagef("--subscribers %d: give 1 to %d", c.Subscribers, maxPairs)
+	case c.Payload < bench.MinPayload || c.Payload > 64<<20:
+		return usagef("--payload %d: give %d to %d bytes", c.Payload, bench.MinPayload, 64<<20)
+	case c.Rate < 0:
+		return usagef("--rate %v: give more than 0", c.Rate)
+	case c.Patience < 0:
+		return usagef("--patience %v: give 0 or more", c.Patience)
+	case c.Topic == "" || strings.ContainsAny(c.Topic, "+#"):
+		return usagef("--topic %q: give a topic without wildcards", c.Topic)
+	}
+	for _, w := range c.Window {
+		if w < 1 || w > 65535 {
+			return usagef("--window %d: give 1 to 65535", w)
+		}
+	}
+	return c.benchTimes.check()
+}
+
+// fanoutReports are the results of several runs.
+type fanoutReports []*bench.FanoutReport
+
+// Print writes them for people.
+func (all fanoutReports) Print(w io.Writer) error {
+	for i, r := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := r.Print(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (all fanoutReports) faults() error {
+	for _, r := range all {
+		if faults := r.Faults(); faults != "" {
+			return errors.New(faults)
+		}
+	}
+	return nil
+}
+
+type benchConnectCmd struct {
+	benchFlags
+	benchTimes
+	Clients    int  `short:"n" default:"16" help:"Clients that connect and disconnect at the same time (default: ${default})."`
+	Persistent bool `help:"Each client comes back to its session. Without: clean sessions that end with the connection."`
+	Will       bool `help:"Each client has a will, which DISCONNECT takes back."`
+}
+
+func (*benchConnectCmd) Help() string {
+	return `Each client connects, waits for CONNACK, sends DISCONNECT, waits until the server has closed the connection, and
+begins again. The server's CPU time is that of such a round, the connection of the network included. With --user and
+--password, or --access-key and --secret, the clients log in; a server of --spawn then takes that login and no other.
+
+Example:
+
+    homing bench connect --spawn --version 3.1.1`
+}
+
+func (c *benchConnectCmd) Run(ctx context.Context, con *console) error {
+	if c.Clients < 1 || c.Clients > maxPairs {
+		return usagef("--clients %d: give 1 to %d", c.Clients, maxPairs)
+	}
+	if err := c.benchTimes.check(); err != nil {
+		return err
+	}
+	connect, server, stop, err := c.prepare(ctx, con)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	if c.Will {
+		connect.Options.Will = &mqtt.Will{QoS: 1, Topic: []byte("bench/will"), Payload: []byte("gone")}
+	}
+	b := bench.Cycles{
+		Connect: connect, Clients: c.Clients, Persistent: c.Persistent, Warmup: c.Warmup, Duration: c.Duration, Server: server,
+	}
+	r, err := b.Run(ctx)
+	if err != nil {
+		return err
+	}
+	return c.print(con, r)
 }
 
 type benchIdleCmd struct {

@@ -103,7 +103,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Store: st, Auth: s.auth, Log: s.log,
 		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
-		RetainedLimit: cfg.Limits.Retained,
+		RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
 		PendingSize:   int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)

@@ -248,8 +248,11 @@ func TestReports(t *testing.T) {
 	r := &P2PReport{
 		Version: "5.0", Pairs: 2, QoS: 2, Payload: 64, Window: 16, Seconds: 10, Rate: 1234.5,
 		Latency: Latency{10, 1, 1200 * time.Microsecond, 35 * time.Millisecond, time.Second, 2 * time.Second},
-		Sent:    10, Received: 8, Lost: 1, Duplicated: 2, OutOfOrder: 3, Unacknowledged: 4, NotSent: 5, Foreign: 6,
-		Refused: map[string]int64{"0x10 no matching subscribers": 7}, ServerCPU: 1.5, ServerCores: 0.5, ServerMemory: 10 << 20,
+		Counts: Counts{
+			Sent: 10, Received: 8, Lost: 1, Duplicated: 2, OutOfOrder: 3, Unacknowledged: 4, NotSent: 5, Foreign: 6,
+			Refused: map[string]int64{"0x10 no matching subscribers": 7},
+		},
+		Cost: Cost{ServerCPU: 1.5, ServerSystem: 1.25, ServerCores: 0.5, ServerMemory: 10 << 20},
 	}
 	var b bytes.Buffer
 	if err := r.Print(&b); err != nil {
@@ -264,7 +267,7 @@ messages  10 sent, 8 received, 1 lost, 2 duplicated, 3 out of order
           7 acknowledged with 0x10 no matching subscribers
           5 not sent: the server is slower than the wanted rate
           6 received that are not of this run, or damaged
-server    1.50 us CPU/message, 0.50 cores, RSS 10.0 MiB
+server    1.50 us CPU/message (1.25 in the kernel), 0.50 cores, RSS 10.0 MiB
 client    0.00 us CPU/message
 `
 	if b.String() != want {
@@ -319,7 +322,7 @@ func TestLoopbackAddresses(t *testing.T) {
 func TestProcessStatus(t *testing.T) {
 	stat := "42 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14 15 16 17 18 19 20 1000 22"
 	u, err := parseStat([]byte(stat))
-	if err != nil || u.CPU != 3*time.Second || u.Memory != 1000*int64(os.Getpagesize()) {
+	if err != nil || u.CPU != 3*time.Second || u.System != 500*time.Millisecond || u.Memory != 1000*int64(os.Getpagesize()) {
 		t.Errorf("%+v, %v", u, err)
 	}
 	if _, err := parseStat([]byte("42 (x) S 1 2")); err == nil {

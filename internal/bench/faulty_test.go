@@ -36,8 +36,8 @@ const (
 	damage          // deliver it shorter
 )
 
-// faulty is a P2P server that does wrong to the messages that fault picks, and
-// counts them.
+// faulty is a server that does wrong to the messages that fault picks, and
+// counts them. A topic that is not P2P is delivered to those who have subscribed.
 type faulty struct {
 	t     *testing.T
 	l     net.Listener
@@ -50,6 +50,11 @@ type faulty struct {
 	clients map[string]*faultyConn
 	counts  map[fault]int64
 	subs    int
+	readers map[string][]*faultyConn // by topic
+
+	refusal  mqtt.ReasonCode // of CONNECT
+	connects []mqtt.Connect  // all that came; byte slices are not kept
+	left     int             // DISCONNECT packets
 }
 
 type faultyConn struct {
@@ -67,7 +72,7 @@ func newFaulty(t *testing.T, f func(h header) fault) *faulty {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &faulty{t: t, l: l, fault: f, clients: map[string]*faultyConn{}, counts: map[fault]int64{}}
+	s := &faulty{t: t, l: l, fault: f, clients: map[string]*faultyConn{}, readers: map[string][]*faultyConn{}, counts: map[fault]int64{}}
 	s.wg.Go(func() {
 		for {
 			conn, err := l.Accept()
@@ -129,12 +134,20 @@ func (s *faulty) packet(c *faultyConn, first byte, body []byte) bool {
 		c.version = connect.Version
 		s.mu.Lock()
 		s.clients[string(connect.ClientID)] = c
+		s.connects = append(s.connects, mqtt.Connect{
+			Version: connect.Version, CleanStart: connect.CleanStart, HasWill: connect.HasWill, HasUsername: connect.HasUsername,
+			Properties: mqtt.Properties{SessionExpiry: connect.Properties.SessionExpiry},
+		})
 		s.mu.Unlock()
 		c.write(s.connack())
 	case mqtt.SUBSCRIBE:
 		err = subscribe.Decode(first, body, c.version)
 		s.mu.Lock()
 		s.subs++
+		if err == nil {
+			topic := string(subscribe.Filters[0].Topic)
+			s.readers[topic] = append(s.readers[topic], c)
+		}
 		s.mu.Unlock()
 		c.write(&mqtt.Suback{PacketID: subscribe.PacketID, Codes: []mqtt.ReasonCode{1}})
 	case mqtt.PUBLISH:
@@ -150,6 +163,9 @@ func (s *faulty) packet(c *faultyConn, first byte, body []byte) bool {
 			c.write(&mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID})
 		}
 	case mqtt.DISCONNECT:
+		s.mu.Lock()
+		s.left++
+		s.mu.Unlock()
 		return false
 	}
 	if err != nil {
@@ -159,7 +175,7 @@ func (s *faulty) packet(c *faultyConn, first byte, body []byte) bool {
 }
 
 func (s *faulty) connack() *mqtt.Connack {
-	a := new(mqtt.Connack)
+	a := &mqtt.Connack{Code: s.refusal}
 	if s.receiveMaximum > 0 {
 		a.Properties.ReceiveMaximum = s.receiveMaximum
 		a.Properties.Set(mqtt.PropReceiveMaximum)
@@ -181,28 +197,18 @@ func (s *faulty) publish(c *faultyConn, m *mqtt.Publish) {
 	f := s.fault(h)
 	s.mu.Lock()
 	s.counts[f]++
-	target := s.clients[strings.Split(string(m.Topic), "/")[2]]
-	s.mu.Unlock()
-	switch id := m.PacketID; f {
-	case ignore:
-		return
-	case drop, refuse:
-	case damage:
-		short := *m
-		short.Payload = short.Payload[:len(short.Payload)-1]
-		target.deliver(&short)
-	case delay:
-		target.hold(m)
-		m.PacketID = id
-	default:
-		target.deliver(m)
-		if f == duplicate {
-			target.deliver(m)
-		}
-		target.unhold()
-		m.PacketID = id
+	targets := s.readers[string(m.Topic)]
+	if level := strings.Split(string(m.Topic), "/"); level[1] == "p2p" {
+		targets = []*faultyConn{s.clients[level[2]]}
 	}
+	s.mu.Unlock()
 	a := mqtt.Ack{Type: mqtt.PUBACK, PacketID: m.PacketID}
+	if f == ignore {
+		return
+	}
+	for _, target := range targets {
+		target.treat(f, m)
+	}
 	if m.QoS == 2 {
 		a.Type = mqtt.PUBREC
 	}
@@ -211,6 +217,25 @@ func (s *faulty) publish(c *faultyConn, m *mqtt.Publish) {
 	}
 	if m.QoS > 0 {
 		c.write(&a)
+	}
+}
+
+// treat delivers a message, or does what the fault says.
+func (c *faultyConn) treat(f fault, m *mqtt.Publish) {
+	switch f {
+	case drop, refuse:
+	case damage:
+		short := *m
+		short.Payload = short.Payload[:len(short.Payload)-1]
+		c.deliver(&short)
+	case delay:
+		c.hold(m)
+	default:
+		c.deliver(m)
+		if f == duplicate {
+			c.deliver(m)
+		}
+		c.unhold()
 	}
 }
 

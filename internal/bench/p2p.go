@@ -3,8 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,36 +54,15 @@ const checkEvery = 100 * time.Millisecond
 
 // run is one execution of a P2P.
 type run struct {
+	load
 	options *P2P
-	id      uint64
-	start   time.Time // of sending; set when all are connected
 	pairs   []*pair
-	latency *latencies
-	acks    *latencies
-
-	// Times in ns since start. Messages meant to be sent from fromAt to stopAt
-	// are measured.
-	fromAt, stopAt atomic.Int64
-
-	mu      sync.Mutex
-	refused map[mqtt.ReasonCode]int64
 }
-
-func (r *run) now() int64 { return int64(time.Since(r.start)) }
-
-// measures reports whether a message of that intended time is measured.
-func (r *run) measures(t int64) bool { return t >= r.fromAt.Load() && t < r.stopAt.Load() }
 
 // due is when message seq of a pair is meant to be sent: the pairs take turns.
 func (r *run) due(pair uint32, seq uint64) int64 {
 	n := float64(seq)*float64(len(r.pairs)) + float64(pair)
 	return int64(n / r.options.Rate * float64(time.Second))
-}
-
-func (r *run) refuse(c mqtt.ReasonCode) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.refused[c]++
 }
 
 // Run connects, measures, and disconnects. It ends early if ctx does or a
@@ -94,12 +71,8 @@ func (o *P2P) Run(ctx context.Context) (*P2PReport, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	r := &run{
-		options: o, id: rand.Uint64(),
-		latency: newLatencies(), acks: newLatencies(), refused: make(map[mqtt.ReasonCode]int64),
-	}
-	r.fromAt.Store(math.MaxInt64)
-	r.stopAt.Store(math.MaxInt64)
+	r := &run{options: o}
+	r.load.init()
 	defer r.disconnect()
 	if err := r.connect(ctx); err != nil {
 		return nil, err
@@ -114,15 +87,20 @@ func (o *P2P) Run(ctx context.Context) (*P2PReport, error) {
 }
 
 func (o *P2P) check() error {
-	switch {
-	case o.Pairs < 1:
+	if o.Pairs < 1 {
 		return fmt.Errorf("%d pairs: make at least one", o.Pairs)
-	case o.Payload < MinPayload:
-		return fmt.Errorf("a payload of %d bytes is too small for the time and number of a message; %d is the least", o.Payload, MinPayload)
-	case o.Rate < 0 || o.Rate == 0 && o.Window < 1:
-		return fmt.Errorf("a window of %d messages and a rate of %v send nothing", o.Window, o.Rate)
-	case o.Duration <= 0:
-		return fmt.Errorf("a duration of %v measures nothing", o.Duration)
+	}
+	return checkLoad(o.Payload, o.Window, o.Rate, o.Duration)
+}
+
+func checkLoad(payload, window int, rate float64, d time.Duration) error {
+	switch {
+	case payload < MinPayload:
+		return fmt.Errorf("a payload of %d bytes is too small for the time and number of a message; %d is the least", payload, MinPayload)
+	case rate < 0 || rate == 0 && window < 1:
+		return fmt.Errorf("a window of %d messages and a rate of %v send nothing", window, rate)
+	case d <= 0:
+		return fmt.Errorf("a duration of %v measures nothing", d)
 	}
 	return nil
 }
@@ -132,7 +110,8 @@ func (r *run) connect(ctx context.Context) error {
 	o := r.options
 	name := fmt.Sprintf("bench-%04x-", uint16(r.id))
 	for i := range o.Pairs {
-		p := &pair{run: r, index: uint32(i)}
+		p := &pair{run: r}
+		p.source = source{load: &r.load, index: uint32(i), more: p.fill}
 		p.message = mqtt.Publish{
 			Topic: fmt.Appendf(nil, "%s/p2p/%sr%d", o.Parent, name, i), QoS: o.QoS, Payload: newPayload(o.Payload),
 		}
@@ -149,7 +128,7 @@ func (r *run) connect(ctx context.Context) error {
 			options.SessionExpiry = 60
 		}
 		var err error
-		if p.sender, err = mqttclient.Dial(ctx, options); err != nil {
+		if p.client, err = mqttclient.Dial(ctx, options); err != nil {
 			return fmt.Errorf("connect sender %d: %w", i, err)
 		}
 		return nil
@@ -169,7 +148,11 @@ func (r *run) connectReceiver(ctx context.Context, p *pair, clientID string) (er
 	if !r.options.Subscribe {
 		return nil
 	}
-	codes, err := p.receiver.Subscribe(ctx, r.options.QoS, string(p.message.Topic))
+	return subscribe(ctx, p.receiver, r.options.QoS, string(p.message.Topic))
+}
+
+func subscribe(ctx context.Context, c *mqttclient.Client, qos byte, topic string) error {
+	codes, err := c.Subscribe(ctx, qos, topic)
 	if err == nil && codes[0].Failed() {
 		err = fmt.Errorf("subscription refused: %v", codes[0])
 	}
@@ -196,14 +179,19 @@ func (r *run) disconnect() {
 	defer cancel()
 	_ = parallel(ctx, 64, len(r.pairs), func(ctx context.Context, i int) error {
 		p := r.pairs[i]
-		r.leave(ctx, p.sender, r.options.Keep)
+		r.leave(ctx, p.client, r.options.Keep)
 		r.leave(ctx, p.receiver, r.options.Persistent)
-		p.sender, p.receiver = nil, nil
+		p.client, p.receiver = nil, nil
 		return nil
 	})
 }
 
 func (r *run) leave(ctx context.Context, c *mqttclient.Client, session bool) {
+	r.options.Connect.leave(ctx, c, session)
+}
+
+// leave disconnects a client, if there is one, and ends its session.
+func (o *Connect) leave(ctx context.Context, c *mqttclient.Client, session bool) {
 	if c == nil {
 		return
 	}
@@ -215,7 +203,7 @@ func (r *run) leave(ctx context.Context, c *mqttclient.Client, session bool) {
 	if !session || c.Version() == mqtt.V5 {
 		return
 	}
-	if again, err := mqttclient.Dial(ctx, r.options.Connect.client(c.ClientID())); err == nil {
+	if again, err := mqttclient.Dial(ctx, o.client(c.ClientID())); err == nil {
 		_ = again.Disconnect(ctx)
 	}
 }

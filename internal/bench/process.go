@@ -14,6 +14,7 @@ type Process struct{ PID int }
 // Usage is what a process has used.
 type Usage struct {
 	CPU    time.Duration // user and system time of all threads, ended ones included
+	System time.Duration // the system part of CPU
 	Memory int64         // resident set in bytes
 }
 
@@ -43,5 +44,5 @@ func parseStat(stat []byte) (Usage, error) {
 			return Usage{}, fmt.Errorf("process status: %w", err)
 		}
 	}
-	return Usage{CPU: time.Duration(n[0]+n[1]) * clockTick, Memory: n[2] * int64(os.Getpagesize())}, nil
+	return Usage{CPU: time.Duration(n[0]+n[1]) * clockTick, System: time.Duration(n[1]) * clockTick, Memory: n[2] * int64(os.Getpagesize())}, nil
 }

@@ -26,43 +26,60 @@ type P2PReport struct {
 	Latency Latency `json:"latency"`      // from the intended sending to the arrival
 	Ack     Latency `json:"ack,omitzero"` // from the intended sending to the acknowledgement; QoS 1 and 2
 
+	Counts
+	Cost
+}
+
+// Counts are what became of all messages of a run.
+type Counts struct {
 	Sent           int64            `json:"sent"`
 	Received       int64            `json:"received"`       // duplicates not counted
 	Lost           int64            `json:"lost"`           // sent, for QoS 1 and 2 acknowledged with success, not received
 	Duplicated     int64            `json:"duplicated"`     // arrivals of what had arrived before
-	OutOfOrder     int64            `json:"outOfOrder"`     // arrivals after a later message of the same pair
+	OutOfOrder     int64            `json:"outOfOrder"`     // arrivals after a later message of the same sender
 	Unacknowledged int64            `json:"unacknowledged"` // QoS 1 and 2
 	Refused        map[string]int64 `json:"refused,omitempty"`
 	Foreign        int64            `json:"foreign,omitempty"` // arrivals that are not of this run, or damaged
 	NotSent        int64            `json:"notSent,omitempty"` // due by TargetRate, but the window was full
+}
 
+// Cost is the CPU time of the measured time per message received, in µs, and
+// the server's memory at its end. The server's is 0 if its process is not known.
+type Cost struct {
 	ServerCPU    float64 `json:"serverCpuMicrosPerMessage,omitempty"`
-	ServerCores  float64 `json:"serverCores,omitempty"` // CPU time over time
+	ServerSystem float64 `json:"serverKernelMicrosPerMessage,omitempty"` // the part of it in the kernel
+	ServerCores  float64 `json:"serverCores,omitempty"`                  // CPU time over time
 	ServerMemory int64   `json:"serverRssBytes,omitempty"`
 	ClientCPU    float64 `json:"clientCpuMicrosPerMessage"`
+}
+
+// between returns how many there were, in how many seconds, and what they cost.
+func between(before, after sample) (n, seconds float64, c Cost) {
+	n, seconds = float64(after.n-before.n), after.time.Sub(before.time).Seconds()
+	c.ServerMemory = after.server.Memory
+	cpu := (after.server.CPU - before.server.CPU).Seconds()
+	c.ServerCores = cpu / seconds
+	if n > 0 {
+		c.ServerCPU = cpu * 1e6 / n
+		c.ServerSystem = (after.server.System - before.server.System).Seconds() * 1e6 / n
+		c.ClientCPU = (after.client - before.client).Seconds() * 1e6 / n
+	}
+	return n, seconds, c
 }
 
 // report fills in what two samples say.
 func (r *run) report(before, after sample) *P2PReport {
 	o := r.options
-	d := after.time.Sub(before.time)
-	n := float64(after.arrived - before.arrived)
+	n, seconds, cost := between(before, after)
 	rep := &P2PReport{
-		Version: r.pairs[0].sender.Version().String(), Pairs: o.Pairs, QoS: int(o.QoS), Payload: o.Payload,
-		Seconds: d.Seconds(), Rate: n / d.Seconds(),
-		Latency: r.latency.summary(), Ack: r.acks.summary(),
-		ServerMemory: after.server.Memory,
+		Version: r.pairs[0].client.Version().String(), Pairs: o.Pairs, QoS: int(o.QoS), Payload: o.Payload,
+		Seconds: seconds, Rate: n / seconds,
+		Latency: r.latency.summary(), Ack: r.acks.summary(), Cost: cost,
 	}
 	if o.Rate > 0 {
 		rep.TargetRate = o.Rate
 	} else {
 		rep.Window = o.Window
-	}
-	server, client := after.server.CPU-before.server.CPU, after.client-before.client
-	rep.ServerCores = server.Seconds() / d.Seconds()
-	if n > 0 {
-		rep.ServerCPU = server.Seconds() * 1e6 / n
-		rep.ClientCPU = client.Seconds() * 1e6 / n
 	}
 	return rep
 }
@@ -70,27 +87,41 @@ func (r *run) report(before, after sample) *P2PReport {
 // count fills in what the pairs have counted. Their readers are gone.
 func (r *run) count(rep *P2PReport) {
 	for _, p := range r.pairs {
-		sent := p.sent.Load()
-		rep.Sent += int64(sent)
-		rep.Received += p.tracker.unique
-		rep.Duplicated += p.tracker.duplicated
-		rep.OutOfOrder += p.tracker.misordered
+		rep.Sent += int64(p.sent.Load())
+		rep.arrivals(&p.source, &p.tracker)
 		rep.Foreign += p.foreign
-		if r.options.QoS == 0 {
-			rep.Lost += int64(sent) - p.tracker.unique
-		} else {
-			rep.Lost += p.accepted.without(p.tracker.seen)
-			rep.Unacknowledged += int64(sent - p.acked.Load())
-		}
+		rep.acknowledgements(&p.source)
 		if r.options.Rate > 0 {
 			rep.NotSent += r.behind(p)
 		}
 	}
-	for _, c := range slices.Sorted(maps.Keys(r.refused)) {
-		if rep.Refused == nil {
-			rep.Refused = make(map[string]int64)
+	rep.refusals(&r.load)
+}
+
+// arrivals adds what a receiver got of what s has sent.
+func (c *Counts) arrivals(s *source, t *tracker) {
+	c.Received += t.unique
+	c.Duplicated += t.duplicated
+	c.OutOfOrder += t.misordered
+	if s.message.QoS == 0 {
+		c.Lost += int64(s.sent.Load()) - t.unique
+	} else {
+		c.Lost += s.accepted.without(t.seen)
+	}
+}
+
+func (c *Counts) acknowledgements(s *source) {
+	if s.message.QoS > 0 {
+		c.Unacknowledged += int64(s.sent.Load() - s.acked.Load())
+	}
+}
+
+func (c *Counts) refusals(l *load) {
+	for code, n := range l.refused {
+		if c.Refused == nil {
+			c.Refused = make(map[string]int64)
 		}
-		rep.Refused[reasonText(c)] = r.refused[c]
+		c.Refused[reasonText(code)] = n
 	}
 }
 
@@ -105,16 +136,18 @@ func (r *run) behind(p *pair) (n int64) {
 func reasonText(c mqtt.ReasonCode) string { return fmt.Sprintf("0x%02X %v", byte(c), c) }
 
 // Faults returns what a server must not do, as text; "" if it did not.
-func (p *P2PReport) Faults() string {
+func (p *P2PReport) Faults() string { return p.faults(p.QoS) }
+
+func (c *Counts) faults(qos int) string {
 	var f []string
-	if p.QoS > 0 && p.Lost > 0 {
-		f = append(f, fmt.Sprintf("%d acknowledged messages lost", p.Lost))
+	if qos > 0 && c.Lost > 0 {
+		f = append(f, fmt.Sprintf("%d acknowledged messages lost", c.Lost))
 	}
-	if p.QoS == 2 && p.Duplicated > 0 {
-		f = append(f, fmt.Sprintf("%d messages of QoS 2 duplicated", p.Duplicated))
+	if qos == 2 && c.Duplicated > 0 {
+		f = append(f, fmt.Sprintf("%d messages of QoS 2 duplicated", c.Duplicated))
 	}
-	if p.OutOfOrder > 0 {
-		f = append(f, fmt.Sprintf("%d messages out of order", p.OutOfOrder))
+	if c.OutOfOrder > 0 {
+		f = append(f, fmt.Sprintf("%d messages out of order", c.OutOfOrder))
 	}
 	return strings.Join(f, ", ")
 }
@@ -122,36 +155,48 @@ func (p *P2PReport) Faults() string {
 // Print writes the report for people.
 func (p *P2PReport) Print(w io.Writer) error {
 	var b strings.Builder
-	load := fmt.Sprintf("window %d", p.Window)
-	if p.TargetRate > 0 {
-		load = fmt.Sprintf("%.0f messages/s wanted", p.TargetRate)
-	}
-	fmt.Fprintf(&b, "MQTT %s, %d pairs, QoS %d, %d bytes, %s, %.1f s\n", p.Version, p.Pairs, p.QoS, p.Payload, load, p.Seconds)
+	fmt.Fprintf(&b, "MQTT %s, %d pairs, QoS %d, %d bytes, %s, %.1f s\n", p.Version, p.Pairs, p.QoS, p.Payload, loadText(p.Window, p.TargetRate), p.Seconds)
 	fmt.Fprintf(&b, "rate      %.0f messages/s\n", p.Rate)
 	fmt.Fprintf(&b, "latency   %v\n", p.Latency)
 	if p.QoS > 0 {
 		fmt.Fprintf(&b, "ack       %v\n", p.Ack)
 	}
-	fmt.Fprintf(&b, "messages  %d sent, %d received, %d lost, %d duplicated, %d out of order\n",
-		p.Sent, p.Received, p.Lost, p.Duplicated, p.OutOfOrder)
-	if p.Unacknowledged > 0 {
-		fmt.Fprintf(&b, "          %d not acknowledged\n", p.Unacknowledged)
-	}
-	for _, code := range slices.Sorted(maps.Keys(p.Refused)) {
-		fmt.Fprintf(&b, "          %d acknowledged with %s\n", p.Refused[code], code)
-	}
-	if p.NotSent > 0 {
-		fmt.Fprintf(&b, "          %d not sent: the server is slower than the wanted rate\n", p.NotSent)
-	}
-	if p.Foreign > 0 {
-		fmt.Fprintf(&b, "          %d received that are not of this run, or damaged\n", p.Foreign)
-	}
-	if p.ServerMemory > 0 {
-		fmt.Fprintf(&b, "server    %.2f us CPU/message, %.2f cores, RSS %.1f MiB\n", p.ServerCPU, p.ServerCores, mebibytes(p.ServerMemory))
-	}
-	fmt.Fprintf(&b, "client    %.2f us CPU/message\n", p.ClientCPU)
+	p.Counts.print(&b)
+	p.Cost.print(&b, "message")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func loadText(window int, rate float64) string {
+	if rate > 0 {
+		return fmt.Sprintf("%.0f messages/s wanted", rate)
+	}
+	return fmt.Sprintf("window %d", window)
+}
+
+func (c *Counts) print(b *strings.Builder) {
+	fmt.Fprintf(b, "messages  %d sent, %d received, %d lost, %d duplicated, %d out of order\n",
+		c.Sent, c.Received, c.Lost, c.Duplicated, c.OutOfOrder)
+	if c.Unacknowledged > 0 {
+		fmt.Fprintf(b, "          %d not acknowledged\n", c.Unacknowledged)
+	}
+	for _, code := range slices.Sorted(maps.Keys(c.Refused)) {
+		fmt.Fprintf(b, "          %d acknowledged with %s\n", c.Refused[code], code)
+	}
+	if c.NotSent > 0 {
+		fmt.Fprintf(b, "          %d not sent: the server is slower than the wanted rate\n", c.NotSent)
+	}
+	if c.Foreign > 0 {
+		fmt.Fprintf(b, "          %d received that are not of this run, or damaged\n", c.Foreign)
+	}
+}
+
+func (c *Cost) print(b *strings.Builder, of string) {
+	if c.ServerMemory > 0 {
+		fmt.Fprintf(b, "server    %.2f us CPU/%s (%.2f in the kernel), %.2f cores, RSS %.1f MiB\n",
+			c.ServerCPU, of, c.ServerSystem, c.ServerCores, mebibytes(c.ServerMemory))
+	}
+	fmt.Fprintf(b, "client    %.2f us CPU/%s\n", c.ClientCPU, of)
 }
 
 func (l Latency) String() string {

@@ -58,21 +58,19 @@ func Spawn(ctx context.Context, program string, args, env []string) (*Spawned, e
 }
 
 // followLog reads a log to its end. It tells the address of the first MQTT
-// listener, and returns the last line.
+// listener; if there is none, it returns the last line. After the address the
+// log is thrown away unread, as it may have a line for each connection.
 func followLog(log io.Reader, found chan<- string) (last string) {
 	lines := bufio.NewScanner(log)
 	for lines.Scan() {
 		last = lines.Text()
 		var line struct{ Msg, Transport, Address string }
-		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Msg != "listening" || line.Transport != "mqtt" {
-			continue
-		}
-		select {
-		case found <- line.Address:
-		default:
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" && line.Transport == "mqtt" {
+			found <- line.Address
+			break
 		}
 	}
-	_, _ = io.Copy(io.Discard, log) // after a line that is too long
+	_, _ = io.Copy(io.Discard, log) // also after a line that is too long
 	return last
 }
 

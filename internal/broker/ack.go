@@ -2,37 +2,49 @@ package broker
 
 import "github.com/homing-mq/homing/internal/mq"
 
-// Puback takes the target's PUBACK for a message sent on conn. An unknown
-// packet identifier is ignored: it is of an earlier connection.
-// [MQTT-4.3.2-3] [MQTT3-4.3.2-1]
-func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) {
+// AckResult says what an acknowledgement of the client meant.
+type AckResult uint8
+
+// The results of Puback, Pubrec and Pubcomp.
+const (
+	AckTaken     AckResult = iota // or too late: the connection is not the session's any more
+	AckUnknown                    // no message under way has the identifier
+	AckMisplaced                  // the message is acknowledged by another packet now: a protocol error
+)
+
+// Puback takes the target's PUBACK for a message sent on conn.
+func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != conn {
-		return
+	e := s.win.find(pid)
+	switch {
+	case s.conn != conn:
+		return AckTaken
+	case e == nil:
+		return AckUnknown
+	case e.flags&mq.FlagQoS != 1:
+		return AckMisplaced
 	}
-	if e := s.win.find(pid); e != nil && e.flags&mq.FlagQoS == 1 {
-		s.acknowledge(e, batch)
-	}
+	s.acknowledge(e, batch)
+	return AckTaken
 }
 
 // Pubrec takes the target's PUBREC. PUBREL follows when the store has noted
-// it, so that no crash makes the server send the PUBLISH again [MQTT-4.3.3-4] [MQTT-4.3.3-6].
-// With refused (reason code 0x80 and up) the message is done with
-// [MQTT-4.4.0-2]. It reports false if the identifier is unknown: the
-// gateway answers with reason code 0x92.
-// [MQTT-4.3.3-3] [MQTT3-4.3.3-1]
-func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *Batch) bool {
+// it, so that no crash makes the server send the PUBLISH again [MQTT-4.3.3-4]
+// [MQTT-4.3.3-6]. With refused (reason code 0x80 and up) the message is done
+// with [MQTT-4.3.3-4]. The gateway answers an unknown identifier with reason
+// code 0x92.
+func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != conn {
-		return true
-	}
 	e := s.win.find(pid)
-	if e == nil || e.flags&mq.FlagQoS != 2 {
-		return false
-	}
 	switch {
+	case s.conn != conn:
+		return AckTaken
+	case e == nil:
+		return AckUnknown
+	case e.flags&mq.FlagQoS != 2:
+		return AckMisplaced
 	case refused:
 		s.acknowledge(e, batch)
 	case e.state == volatile:
@@ -45,7 +57,7 @@ func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *
 	default: // a second PUBREC
 		conn.SendAck(Pubrel, pid, mq.OK, batch)
 	}
-	return true
+	return AckTaken
 }
 
 // release completes the sender of a volatile QoS 2 entry: the target has it.
@@ -56,16 +68,20 @@ func (s *Session) release(e *inflight, b *Batch) {
 }
 
 // Pubcomp takes the target's PUBCOMP: the end of a QoS 2 delivery.
-// [MQTT-4.3.3-5] [MQTT3-4.3.3-1]
-func (b *Broker) Pubcomp(s *Session, conn Conn, pid uint16, batch *Batch) {
+func (b *Broker) Pubcomp(s *Session, conn Conn, pid uint16, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != conn {
-		return
+	e := s.win.find(pid)
+	switch {
+	case s.conn != conn:
+		return AckTaken
+	case e == nil:
+		return AckUnknown
+	case e.flags&mq.FlagReceived == 0:
+		return AckMisplaced
 	}
-	if e := s.win.find(pid); e != nil && e.flags&mq.FlagReceived != 0 {
-		s.acknowledge(e, batch)
-	}
+	s.acknowledge(e, batch)
+	return AckTaken
 }
 
 // acknowledge ends an entry of the window. Whatever its state, the message is

@@ -30,8 +30,9 @@ type Options struct {
 	Auth  mq.Authorizer
 	Log   *slog.Logger
 
-	Keep          KeepPolicy
-	RetainedLimit int // retained messages; 0: no limit
+	Keep              KeepPolicy
+	RetainedLimit     int // retained messages; 0: no limit
+	SubscriptionLimit int // of one client; 0: no limit
 
 	InboxLimit  int   // messages waiting per client; 0: no limit
 	InboxBytes  int64 // of their records; 0: no limit
@@ -52,8 +53,8 @@ type Broker struct {
 	topics   topicTree
 	retained retainedSet
 	wheel    wheel
-	expiries expiryQueue
-	wills    expiryQueue   // when those of offline sessions are due
+	expiries timeQueue
+	wills    timeQueue   // when those of offline sessions are due
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
 
@@ -138,7 +139,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 		if s.will.due = meta.WillDue; s.will.due == 0 {
 			s.delayWill(now)
 		} else {
-			s.b.wills.add(s.will.due, s.id)
+			s.b.wills.set(&s.will.timer, s.will.due)
 		}
 	}
 	if meta.ExpirySeconds != NeverExpires {

@@ -253,8 +253,9 @@ func (s *Session) requeue(e *inflight) {
 
 func (s *Session) detachQueued(q *queued, b *Batch) {
 	switch q.state {
-	case writing, durable:
+	case writing:
 		s.tail.push(*q)
+	case durable: // the store has it, and is read from the beginning next time
 	case volatile:
 		s.hold(-len(q.rec))
 		s.b.drop(mq.DropOffline)
@@ -318,7 +319,7 @@ func (s *Session) end(batch *Batch) {
 	s.occupy()
 	s.exists = false
 	s.mu.Unlock()
-	if s.b.publishWill(will, batch) {
+	if s.b.publishWill(will, batch) || !s.b.closing.Load() { // else the next start does it
 		if err := s.forgetSession(batch); err != nil {
 			s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
 		}

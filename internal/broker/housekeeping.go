@@ -9,56 +9,84 @@ import (
 	"github.com/homing-mq/homing/internal/mq"
 )
 
-// expiryQueue holds the deadlines of offline sessions. An entry may be stale:
-// the session tells.
-type expiryQueue struct {
+// timeQueue orders what is due at some time.
+type timeQueue struct {
 	mu   sync.Mutex
-	heap deadlines
+	heap timers
 }
 
-type deadline struct {
-	at int64 // Unix ms
-	id string
+// timer is when something of a session is due. It is in one queue or in none.
+type timer struct {
+	at    int64 // Unix ms
+	id    string
+	place int // in the heap, from 1; 0: in none
 }
 
-type deadlines []deadline
+type timers []*timer
 
-func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].at < d[j].at }
-func (d deadlines) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *deadlines) Push(x any)        { *d = append(*d, x.(deadline)) }
-func (d *deadlines) Pop() any {
-	old := *d
+func (t timers) Len() int           { return len(t) }
+func (t timers) Less(i, j int) bool { return t[i].at < t[j].at }
+func (t timers) Swap(i, j int) {
+	t[i], t[j] = t[j], t[i]
+	t[i].place, t[j].place = i+1, j+1
+}
+
+func (t *timers) Push(x any) {
+	one := x.(*timer)
+	*t = append(*t, one)
+	one.place = len(*t)
+}
+
+func (t *timers) Pop() any {
+	old := *t
 	last := old[len(old)-1]
-	old[len(old)-1] = deadline{}
-	*d = old[:len(old)-1]
+	old[len(old)-1] = nil
+	*t = old[:len(old)-1]
+	last.place = 0
 	return last
 }
 
-func (q *expiryQueue) add(at int64, id string) {
+// set puts the timer into the queue, or moves it.
+func (q *timeQueue) set(t *timer, at int64) {
 	q.mu.Lock()
-	heap.Push(&q.heap, deadline{at, id})
-	q.mu.Unlock()
+	defer q.mu.Unlock()
+	if t.at = at; t.place > 0 {
+		heap.Fix(&q.heap, t.place-1)
+		return
+	}
+	heap.Push(&q.heap, t)
 }
 
-// expireAt sets the deadline of an offline session. There is one entry in the
-// queue for it, however often it comes and goes.
-func (s *Session) expireAt(at int64) {
-	s.deadline = at
-	if !s.expiring {
-		s.expiring = true
-		s.b.expiries.add(at, s.id)
+// remove takes the timer out of the queue, if it is there.
+func (q *timeQueue) remove(t *timer) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t.place > 0 {
+		heap.Remove(&q.heap, t.place-1)
 	}
 }
 
-// next takes the first deadline that has passed.
-func (q *expiryQueue) next(now int64) (deadline, bool) {
+// next takes out the first whose time has come, or returns nil.
+func (q *timeQueue) next(now int64) *timer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.heap) == 0 || q.heap[0].at > now {
-		return deadline{}, false
+		return nil
 	}
-	return heap.Pop(&q.heap).(deadline), true
+	return heap.Pop(&q.heap).(*timer)
+}
+
+// expireAt sets the deadline of an offline session. Its timer stays in the
+// queue while the client comes and goes, and is moved only to be earlier.
+func (s *Session) expireAt(at int64) {
+	s.deadline = at
+	switch {
+	case s.expiring == nil:
+		s.expiring = &timer{id: s.id}
+	case s.expiring.at <= at:
+		return
+	}
+	s.b.expiries.set(s.expiring, at)
 }
 
 // housekeepingEvery is the pace of session and message expiry.
@@ -86,24 +114,27 @@ func (b *Broker) runHousekeeping() {
 
 func (b *Broker) endSessions(batch *Batch) {
 	for {
-		d, ok := b.expiries.next(batch.now)
-		if !ok {
+		t := b.expiries.next(batch.now)
+		if t == nil {
 			return
 		}
-		s := b.lockedIfKnown([]byte(d.id))
+		s := b.lockedIfKnown([]byte(t.id))
 		if s == nil {
 			continue
 		}
-		s.expiring = false
+		if s.expiring != t { // of a session before it
+			s.unlock()
+			continue
+		}
+		s.expiring = nil
 		switch {
 		case s.conn != nil || !s.exists || s.deadline == 0:
 			s.unlock()
 		case s.busy != nil, s.deadline > batch.now: // it came back, and left again
-			s.expiring = true
-			b.expiries.add(max(s.deadline, batch.now+1000), s.id)
+			s.expiring = &timer{id: s.id}
+			b.expiries.set(s.expiring, max(s.deadline, batch.now+200))
 			s.mu.Unlock()
 		default:
-			s.expireAt(s.deadline)
 			s.mu.Unlock()
 			b.background(s.endOverdue)
 		}

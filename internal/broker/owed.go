@@ -53,7 +53,7 @@ func (s *Session) sendRetained(b *Batch) bool {
 	o, conn := s.owed[0], s.conn
 	from := o.from
 	s.mu.Unlock()
-	list, last := s.b.lookUp(o.sub.Filter, from, b)
+	list, next := s.b.lookUp(o.sub.Filter, from, b)
 
 	// Under both locks: a message that replaces one of these is matched after,
 	// so that the client never gets the old one last.
@@ -64,6 +64,9 @@ func (s *Session) sendRetained(b *Batch) bool {
 	if s.conn != conn || len(s.owed) == 0 || s.owed[0] != o || o.from != from {
 		return true
 	}
+	if s.tail.n > 0 || s.backlog > s.cursor {
+		return true // what came meanwhile goes first
+	}
 	for i := range list {
 		now, ok := r.topics.Get(list[i].key)
 		if ok && !now.gone && now.seq == list[i].seq && !s.sendFound(o, list[i].rec, b) {
@@ -71,7 +74,7 @@ func (s *Session) sendRetained(b *Batch) bool {
 		}
 		o.from = list[i].key + "\x00"
 	}
-	if last {
+	if o.from = next; next == "" {
 		s.oweNot(o.sub.Filter)
 		if o.sub.RetainedOwed {
 			s.b.wg.Go(func() { s.settle(o.sub.Filter) })
@@ -80,14 +83,13 @@ func (s *Session) sendRetained(b *Batch) bool {
 	return true
 }
 
-// lookUp finds retained messages and reads their records. last tells that there
-// are no more. No lock may be held.
-func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, last bool) {
+// lookUp finds retained messages and reads their records. next is the key to go
+// on with, "" at the end. No lock may be held.
+func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, next string) {
 	b.retained.mu.Lock()
-	list = b.retained.find(filter, from, retainedChunk, batch.found[:0])
+	list, next = b.retained.find(filter, from, retainedChunk, batch.found[:0])
 	b.retained.mu.Unlock()
 	batch.found = list
-	last = len(list) < retainedChunk
 	batch.buf = batch.buf[:0]
 	for i := range list {
 		f := &list[i]
@@ -103,7 +105,7 @@ func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, last b
 		}
 		batch.entries, batch.buf = entries, grown
 	}
-	return list, last
+	return list, next
 }
 
 // sendFound sends one retained message. It reports false if the client does not
@@ -120,7 +122,7 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	}
 	qos := min(m.QoS, o.sub.QoS)
 	kept := qos == 2 && s.persistent() // written ahead
-	if s.tail.n > 0 && (!kept || s.crammed(len(rec))) {
+	if s.tail.n > 0 && (!kept || s.crammed(mq.RecordSize(m))) {
 		return false // not ahead of what is being written; the store's answer pumps again
 	}
 	h := s.header(m, qos)

@@ -255,7 +255,7 @@ func (p *peer) room(w *world, n int) {
 // drain acknowledges everything until the peers, who have room, get nothing more.
 func (w *world) drain(peers ...*peer) {
 	w.t.Helper()
-	for end, quiet := time.Now().Add(60*time.Second), 0; quiet < 3; {
+	for end, quiet := time.Now().Add(60*time.Second), 0; quiet < 3; time.Sleep(300 * time.Microsecond) {
 		if time.Now().After(end) {
 			w.t.Fatal("the clients do not come to an end")
 		}
@@ -315,4 +315,11 @@ func torture(n int) int {
 func watchdog(t testing.TB, limit time.Duration) {
 	timer := time.AfterFunc(limit, func() { panic(t.Name() + " does not come to an end") })
 	t.Cleanup(func() { timer.Stop() })
+}
+
+// stuck reports whether the connection had no room for something.
+func (p *peer) stuck() bool {
+	p.wire.mu.Lock()
+	defer p.wire.mu.Unlock()
+	return p.wire.missed
 }

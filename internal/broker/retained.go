@@ -223,47 +223,50 @@ type found struct {
 	retained
 }
 
-// matches reports whether a filter has retained messages.
+// matches reports whether a filter has retained messages, or may have.
 func (r *retainedSet) matches(filter string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.find(filter, "", 1, nil)) > 0
+	list, next := r.find(filter, "", 1, nil)
+	return len(list) > 0 || next != ""
 }
 
+// maxSteps bounds how many keys one find looks at: the lock is held.
+const maxSteps = 1000
+
 // find appends to dst the retained messages that match the filter, in order of
-// their keys from the first at or above from, at most limit. The lock is held.
-func (r *retainedSet) find(filter, from string, limit int, dst []found) []found {
+// their keys from the first at or above from, at most limit. next is where to go
+// on, "" at the end. The lock is held.
+func (r *retainedSet) find(filter, from string, limit int, dst []found) (list []found, next string) {
 	if !strings.ContainsAny(filter, "+#") {
 		key := levelKey(filter)
 		if v, ok := r.topics.Get(key); ok && !v.gone && key >= from {
 			dst = append(dst, found{key, v})
 		}
-		return dst
+		return dst, ""
 	}
 	levels := strings.Split(filter, "/")
 	it := r.topics.Iter()
-	at := max(from, firstKey(levels))
-	for ok := it.Seek(at); ok; {
+	ok := it.Seek(max(from, firstKey(levels)))
+	for steps := 0; ok; steps++ {
 		key := it.Key()
-		match, next := compare(levels, key)
+		if len(dst) >= limit || steps == maxSteps {
+			return dst, key
+		}
+		match, skipTo := compare(levels, key)
+		if v := it.Value(); match && !v.gone {
+			dst = append(dst, found{key, v})
+		}
 		switch {
-		case match:
-			if v := it.Value(); !v.gone {
-				dst = append(dst, found{key, v})
-			}
-			if len(dst) == limit {
-				return dst
-			}
-			ok = it.Next()
-		case next == "":
-			return dst
-		case next > key:
-			ok = it.Seek(next)
+		case !match && skipTo == "":
+			return dst, ""
+		case skipTo > key:
+			ok = it.Seek(skipTo)
 		default:
 			ok = it.Next()
 		}
 	}
-	return dst
+	return dst, ""
 }
 
 // firstKey is a key that none which matches comes before: the levels up to the
@@ -278,9 +281,9 @@ func firstKey(levels []string) string {
 }
 
 // compare reports whether the key matches the filter with these levels. If not,
-// next is a key that no match lies before, "" if there is none after key; next
-// may be key itself: then the one after it is to be looked at.
-func compare(levels []string, key string) (match bool, next string) {
+// skipTo is a key that no match lies before, "" if there is none after key;
+// skipTo may be key itself: then the one after it is to be looked at.
+func compare(levels []string, key string) (match bool, skipTo string) {
 	if key[0] == '$' && (levels[0] == "+" || levels[0] == "#") { // [MQTT-4.7.2-1]
 		return false, "%" // what sorts after $
 	}

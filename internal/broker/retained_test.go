@@ -53,12 +53,11 @@ func TestRetainedFind(t *testing.T) {
 			var got []string
 			chunk := 1 + rng.IntN(5)
 			for from := ""; ; {
-				list := r.find(filter, from, chunk, nil)
+				list, next := r.find(filter, from, chunk, nil)
 				for _, f := range list {
 					got = append(got, topicOf(f.key))
-					from = f.key + "\x00"
 				}
-				if len(list) < chunk {
+				if from = next; next == "" {
 					break
 				}
 			}

@@ -42,13 +42,13 @@ type Session struct {
 	full      bool // the outbox is; Drained clears it
 	unmarked  bool // something was sent that the store has without FlagSent
 	lingering bool // on the wheel
-	expiring  bool // in the queue of deadlines
 
 	will    *Will  // to be published when the connection ends, or later; nil: none
 	share   *share // nil: has nothing to do with shared subscriptions
 	special int    // subscriptions with an identifier or Retain As Published
 
-	deadline int64 // Unix ms when an offline session ends; 0: not set
+	deadline int64  // Unix ms when an offline session ends; 0: not set
+	expiring *timer // in Broker.expiries; nil: none
 	// forgotAt is when an entry was last removed from the store, lazily: shortly
 	// after, the store may still show it. monotonic time, microseconds; 0: never.
 	forgotAt int64

@@ -14,6 +14,7 @@ const (
 	Granted       SubscribeResult = iota
 	Refused                       // not allowed: a rule, or somebody else's P2P topic
 	FilterInvalid                 // not a topic filter
+	TooMany                       // over Options.SubscriptionLimit
 	StoreError                    // could not be made durable
 )
 
@@ -30,7 +31,10 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, 
 	for i, sub := range subs {
 		plain := false
 		results[i], plain = b.checkFilter(s, p, sub.Filter)
-		if plain {
+		switch {
+		case plain && !s.mayHold(len(granted), sub.Filter):
+			results[i] = TooMany
+		case plain:
 			granted = append(granted, sub)
 		}
 	}
@@ -90,6 +94,22 @@ func (s *Session) wantsRetained(subs []mq.Subscription) (wants []bool, durable b
 	return wants, s.persistent()
 }
 
+// maxLevels is how many levels a topic filter may have: each costs memory.
+const maxLevels = 200
+
+// mayHold reports whether the session may have one more subscription besides
+// the new ones.
+func (s *Session) mayHold(more int, filter string) bool {
+	limit := s.b.opt.SubscriptionLimit
+	if limit == 0 {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, had := s.subs[filter]
+	return had || len(s.subs)+more < limit
+}
+
 // checkFilter decides about one filter. plain tells that it becomes a
 // subscription: one's own P2P topic is granted and changes nothing.
 func (b *Broker) checkFilter(s *Session, p *mq.Principal, filter string) (r SubscribeResult, plain bool) {
@@ -101,7 +121,7 @@ func (b *Broker) checkFilter(s *Session, p *mq.Principal, filter string) (r Subs
 	}
 	kind, target := mq.ParseFilter([]byte(topic))
 	switch {
-	case kind == mq.TopicInvalid:
+	case kind == mq.TopicInvalid, strings.Count(topic, "/") >= maxLevels:
 		return FilterInvalid, false
 	case kind == mq.TopicP2P && string(target) == s.id && !shared:
 		return Granted, false

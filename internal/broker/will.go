@@ -18,7 +18,8 @@ type Will struct {
 	Expires   bool
 	Expiry    uint32 // seconds from publication, if Expires
 
-	due int64 // Unix ms when it is published; 0: the client is connected
+	due   int64 // Unix ms when it is published; 0: the client is connected
+	timer timer // in Broker.wills from then on
 }
 
 const willForm = 1
@@ -52,7 +53,7 @@ func decodeWill(b []byte, clientID string) (*Will, error) {
 	if len(b) < 10 || b[0] != willForm {
 		return nil, errWillForm
 	}
-	w := &Will{Delay: binary.BigEndian.Uint32(b[1:]), Expires: b[5] != 0, Expiry: binary.BigEndian.Uint32(b[6:])}
+	w := &Will{timer: timer{id: clientID}, Delay: binary.BigEndian.Uint32(b[1:]), Expires: b[5] != 0, Expiry: binary.BigEndian.Uint32(b[6:])}
 	w.Principal.ClientID = clientID
 	b = b[10:]
 	for _, s := range []*string{&w.Principal.User, &w.Principal.AccessKey} {
@@ -74,6 +75,9 @@ func decodeWill(b []byte, clientID string) (*Will, error) {
 func (s *Session) takeWill(publish bool) *Will {
 	w := s.will
 	s.will = nil
+	if w != nil && w.due != 0 {
+		s.b.wills.remove(&w.timer)
+	}
 	if !publish {
 		return nil
 	}
@@ -84,7 +88,8 @@ func (s *Session) takeWill(publish bool) *Will {
 // s is locked.
 func (s *Session) delayWill(now int64) {
 	s.will.due = now + int64(min(s.will.Delay, s.expiry))*1000
-	s.b.wills.add(s.will.due, s.id)
+	s.will.timer.id = s.id
+	s.b.wills.set(&s.will.timer, s.will.due)
 }
 
 // publishWill publishes w, if there is one, and waits until it is safe or
@@ -132,35 +137,44 @@ func (a answer) Complete(_ uint64, code mq.Code, _ *Batch) { a <- code }
 // fireWills publishes the wills of offline sessions whose delay is over.
 func (b *Broker) fireWills(now int64) {
 	for {
-		d, ok := b.wills.next(now)
-		if !ok {
+		t := b.wills.next(now)
+		if t == nil {
 			return
 		}
-		s := b.lockedIfKnown([]byte(d.id))
+		s := b.lockedIfKnown([]byte(t.id))
 		if s == nil {
 			continue
 		}
 		switch {
-		case s.conn != nil || s.will == nil || s.will.due == 0:
+		case s.will == nil || t != &s.will.timer:
 			s.unlock()
-		case s.busy != nil || s.will.due > now:
-			b.wills.add(max(s.will.due, now+1000), s.id)
+		case s.busy != nil || s.will.due > now || s.deadline != 0 && s.deadline <= now: // the last: its end publishes it
+			b.wills.set(&s.will.timer, max(s.will.due, now+200))
 			s.mu.Unlock()
 		default:
 			w := s.takeWill(true)
 			s.occupy()
 			s.mu.Unlock()
 			b.background(func(batch *Batch) {
-				if b.publishWill(w, batch) {
+				settled := b.publishWill(w, batch)
+				if settled {
 					s.keepMeta()
 				}
 				s.mu.Lock()
+				if !settled { // the store may take it later
+					s.will, w.due = w, batch.now+willRetry
+					b.wills.set(&w.timer, w.due)
+				}
 				s.vacate()
 				s.unlock()
 			})
 		}
 	}
 }
+
+// willRetry is when a delayed will that could not be stored is tried again,
+// milliseconds.
+const willRetry = 10_000
 
 // background runs f, which may wait for the store, beside the housekeeping. It
 // waits itself while many run.

@@ -97,6 +97,7 @@ type Limits struct {
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
+	Subscriptions         int           `key:"subscriptions" min:"0" doc:"of one client; 0: no limit"`
 	KeepAlive             time.Duration `key:"keep-alive" min:"0s" max:"65535s" doc:"longest keep alive of an MQTT 5 client; older clients cannot be told, and keep theirs; 0s: no limit"`
 	QoS                   int           `key:"qos" min:"0" max:"2" doc:"highest QoS of a publish, will or subscription"`
 	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`
@@ -139,6 +140,8 @@ func Default() *Config {
 			Inflight:          1000,
 			ReceiveMaximum:    1000,
 			ConnectTimeout:    10 * time.Second,
+			Retained:          1_000_000,
+			Subscriptions:     10_000,
 			QoS:               2,
 			FailedLogins:      60,
 			PendingBytes:      8 << 20,

@@ -135,6 +135,8 @@ func (c ReasonCode) String() string {
 func (c ReasonCode) Failed() bool { return c >= 0x80 }
 
 // ValidIn reports whether MQTT 5 lets a packet of type t carry c.
+// [MQTT-3.2.2-8] [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.9.3-2] [MQTT-3.11.3-2]
+// [MQTT-3.14.2-1] [MQTT-3.15.2-1]
 func (c ReasonCode) ValidIn(t PacketType) bool {
 	return int(c) < len(codeTable) && codeTable[c].in.has(t)
 }

@@ -25,7 +25,7 @@ func (c *Connack) Decode(first byte, body []byte, v Version) error {
 	if err := r.end(); err != nil {
 		return err
 	}
-	if c.SessionPresent && c.Code != CodeSuccess { // [MQTT-3.2.2-6] (3.1.1: [MQTT-3.2.2-4])
+	if c.SessionPresent && c.Code != CodeSuccess { // [MQTT-3.2.2-6] [MQTT3-3.2.2-4]
 		return errSessionPresent
 	}
 	return checkAuth(&c.Properties)
@@ -33,6 +33,7 @@ func (c *Connack) Decode(first byte, body []byte, v Version) error {
 
 // Append encodes the packet. In 3.x a failure code of MQTT 5 is written as the
 // nearest return code.
+// [MQTT-3.2.2-1]
 func (c *Connack) Append(dst []byte, v Version) []byte {
 	if v != V5 {
 		code := c.Code.returnCode()

@@ -40,6 +40,7 @@ const (
 // Decode reads the body of a CONNECT. With ErrUnsupportedVersion Version is the
 // level that the client asked for and nothing else is set; with ErrTopicName
 // everything is set.
+// The form is checked: [MQTT-3.1.3-1] [MQTT3-3.1.3-1] [MQTT-3.1.3-3] [MQTT3-3.1.3-3] [MQTT-3.1.4-1] [MQTT3-3.1.4-1]
 func (c *Connect) Decode(first byte, body []byte) error {
 	c.reset()
 	r := reader{b: body}
@@ -54,7 +55,7 @@ func (c *Connect) Decode(first byte, body []byte) error {
 	if c.Version == V5 {
 		c.Properties.decode(&r, CONNECT)
 	}
-	c.ClientID = r.text() // [MQTT-3.1.3-4]
+	c.ClientID = r.text() // [MQTT-3.1.3-4] [MQTT3-3.1.3-4]
 	if c.HasWill {
 		c.Will.decode(&r, c.Version)
 	}
@@ -65,7 +66,7 @@ func (c *Connect) Decode(first byte, body []byte) error {
 	if err := checkAuth(&c.Properties); err != nil {
 		return err
 	}
-	if c.HasWill && (len(c.Will.Topic) == 0 || hasWildcard(c.Will.Topic)) { // [MQTT-4.7.1-1] [MQTT-4.7.3-1]
+	if c.HasWill && (len(c.Will.Topic) == 0 || hasWildcard(c.Will.Topic)) { // [MQTT-4.7.0-1] [MQTT-4.7.3-1]
 		return ErrTopicName
 	}
 	return nil
@@ -80,6 +81,7 @@ func (c *Connect) reset() {
 // decodeVersion reads the protocol name and level [MQTT-3.1.2-1]
 // [MQTT-3.1.2-2]. The level is set also when it is unknown. Bit 7, by which
 // some bridges make themselves known, is such a level; they then try without.
+// [MQTT3-3.1.2-1] [MQTT3-3.1.2-2]
 func (c *Connect) decodeVersion(r *reader) error {
 	name := r.binary()
 	level := Version(r.byte())
@@ -113,34 +115,37 @@ func (c *Connect) setFlags(r *reader) {
 	c.HasPassword = flags&flagPassword != 0
 	c.HasUsername = flags&flagUsername != 0
 	switch {
-	case flags&flagReserved != 0 && c.Version != V31: // [MQTT-3.1.2-3]; unused in 3.1
+	case flags&flagReserved != 0 && c.Version != V31: // [MQTT-3.1.2-3]; unused in 3.1 [MQTT3-3.1.2-3]
 		r.fail(errConnectFlags)
-	case !c.HasWill && (c.Will.QoS != 0 || c.Will.Retain): // [MQTT-3.1.2-11] [MQTT-3.1.2-13]
+	case !c.HasWill && (c.Will.QoS != 0 || c.Will.Retain): // [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT3-3.1.2-11] [MQTT3-3.1.2-13] [MQTT3-3.1.2-15]
 		r.fail(errWillFlags)
-	case c.Will.QoS == 3: // [MQTT-3.1.2-12]
+	case c.Will.QoS == 3: // [MQTT-3.1.2-12] [MQTT3-3.1.2-14]
 		r.fail(errQoS)
-	case c.HasPassword && !c.HasUsername && c.Version != V5: // 3.1.1: [MQTT-3.1.2-22]
+	case c.HasPassword && !c.HasUsername && c.Version != V5: // [MQTT3-3.1.2-22]
 		r.fail(errPasswordFlag)
 	}
 }
 
+// decode reads what a set will flag announces [MQTT-3.1.2-9] [MQTT3-3.1.2-9]
 func (w *Will) decode(r *reader, v Version) {
 	if v == V5 {
 		w.Properties.decode(r, will)
 	}
-	w.Topic = r.text() // [MQTT-3.1.3-11]
+	w.Topic = r.text() // [MQTT-3.1.3-11] [MQTT3-3.1.3-10]
 	w.Payload = r.binary()
 }
 
 // decodeCredentials reads user name and password. In MQTT 3.1 the flags may be
 // set and the fields be missing at the end: older clients do that, and its
 // standard says to let them.
+// [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT3-3.1.2-18] [MQTT3-3.1.2-19] [MQTT3-3.1.2-20]
+// [MQTT3-3.1.2-21]
 func (c *Connect) decodeCredentials(r *reader) {
 	if c.Version == V31 && r.err == nil {
 		c.HasUsername = c.HasUsername && len(r.b) > 0
 	}
 	if c.HasUsername {
-		c.Username = r.text() // [MQTT-3.1.3-12]
+		c.Username = r.text() // [MQTT-3.1.3-12] [MQTT3-3.1.3-11]
 	}
 	if c.Version == V31 && r.err == nil {
 		c.HasPassword = c.HasPassword && len(r.b) > 0

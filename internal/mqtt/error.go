@@ -29,8 +29,9 @@ var (
 	ErrUnsupportedVersion = &Error{CodeUnsupportedProtocolVersion, "protocol level is not 3, 4 or 5"}
 	// ErrTopicName is returned by Publish.Decode for a topic name with a
 	// wildcard, and by Connect.Decode for such a will topic or an empty one,
-	// after everything else was found right. All fields are set.
-	ErrTopicName = &Error{CodeTopicNameInvalid, "topic name is empty or has a wildcard"}
+	// after everything else was found right. All fields are set. Such a name is
+	// malformed [MQTT-4.7.0-1]; CodeTopicNameInvalid is for names that are not.
+	ErrTopicName = &Error{CodeMalformedPacket, "topic name is empty or has a wildcard"}
 )
 
 // Malformed packets: what cannot be parsed [MQTT-4.13.1-1].

@@ -92,8 +92,8 @@ const (
 // Of the first byte only what no version has is refused here; Decode, which
 // knows the version, checks the rest.
 //
-// A length with needless bytes (0x80 0x00) is read as what it says: MQTT 3.1.1
-// does not forbid it, and here the version is not known.
+// A length with needless bytes (0x80 0x00) is read as what it says; see
+// Shortest.
 func Split(b []byte, limit int) (first byte, body []byte, n, need int, err error) {
 	if len(b) == 0 {
 		return 0, nil, 0, 0, nil
@@ -126,9 +126,15 @@ func Split(b []byte, limit int) (first byte, body []byte, n, need int, err error
 	return first, b[head:size:size], size, 0, nil
 }
 
+// Shortest reports whether a packet of n bytes in all, body of them behind the
+// fixed header, has its length in the shortest form [MQTT-1.5.5-1]. MQTT 3.1.1
+// does not ask for that.
+func Shortest(n, body int) bool { return n-body == 1+varintSize(uint32(body)) }
+
 // checkFlags checks the flags in a packet's first byte [MQTT-2.1.3-1]
-// (3.1.1: [MQTT-2.2.2-2]). MQTT 3.1 calls those it does not use unused, not
+// [MQTT3-2.2.2-2]. MQTT 3.1 calls those it does not use unused, not
 // reserved, and its clients set DUP on a SUBSCRIBE or PUBREL they repeat.
+// [MQTT-3.3.1-4] [MQTT3-3.3.1-4] [MQTT3-3.3.1-2] [MQTT3-3.6.1-1] [MQTT3-3.8.1-1] [MQTT3-3.10.1-1] [MQTT3-3.14.1-1]
 func checkFlags(first byte, v Version) *Error {
 	t, flags := TypeOf(first), first&0x0F
 	switch {
@@ -155,6 +161,7 @@ func open(first byte, body []byte, v Version) reader {
 }
 
 // firstByte returns the first byte of every packet but PUBLISH.
+// [MQTT3-2.2.2-1] [MQTT-2.1.3-1]
 func firstByte(t PacketType) byte {
 	switch t {
 	case PUBREL, SUBSCRIBE, UNSUBSCRIBE:

@@ -179,6 +179,8 @@ func unhex(t testing.TB, s string) []byte {
 }
 
 // Each type and each of its sixteen flags, in each version.
+// [MQTT-2.1.3-1] [MQTT-3.6.1-1] [MQTT-3.8.1-1] [MQTT-3.10.1-1] [MQTT-3.14.1-1] [MQTT-3.15.1-1] [MQTT3-2.2.2-1]
+// [MQTT3-2.2.2-2] [MQTT3-3.6.1-1] [MQTT3-3.8.1-1] [MQTT3-3.10.1-1] [MQTT3-3.14.1-1]
 func TestHeaderFlags(t *testing.T) {
 	bodies := map[PacketType]string{
 		CONNACK: "0000", PUBLISH: "0001 61 0001", PUBACK: "0001", PUBREC: "0001", PUBREL: "0001", PUBCOMP: "0001",
@@ -296,6 +298,7 @@ func TestSlicesAreCapped(t *testing.T) {
 }
 
 // Decode must not rely on Split for the one flag that Split checks too.
+// [MQTT-3.3.1-4] [MQTT3-3.3.1-4]
 func TestDecodeChecksQoS(t *testing.T) {
 	var p Publish
 	for _, v := range versions {
@@ -309,6 +312,7 @@ func TestDecodeChecksQoS(t *testing.T) {
 }
 
 // [MQTT-3.3.1-2]
+// [MQTT3-3.3.1-2] [MQTT-4.3.1-1] [MQTT3-4.3.1-1]
 func TestNoDupWithQoS0(t *testing.T) {
 	for _, v := range versions {
 		for qos, want := range []byte{0x30, 0x3A, 0x3C} {

@@ -207,6 +207,7 @@ func (p *Properties) dataField(id Prop) *[]byte {
 
 // append appends the property length and the properties, by identifier, user
 // properties last.
+// [MQTT-2.2.2-1]
 func (p *Properties) append(dst []byte) []byte {
 	at := len(dst)
 	dst = append(dst, 0)

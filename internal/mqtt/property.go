@@ -133,9 +133,11 @@ func (r *reader) property(t PacketType, seen *uint64) (id Prop, num uint32, data
 	case wireVarint:
 		num = r.varint()
 	case wireText:
+		// [MQTT-3.3.2-13] [MQTT-3.3.2-19]
 		data = r.text()
 	case wireBinary:
 		data = r.binary()
+	// [MQTT-1.5.7-1]
 	case wirePair:
 		r.text()
 		r.text()

@@ -39,9 +39,9 @@ func (p *Publish) Decode(first byte, body []byte, v Version) error {
 		scratch:         p.scratch,
 	}
 	r := open(first, body, v)
-	p.Topic = r.text() // [MQTT-3.3.2-1]
+	p.Topic = r.text() // [MQTT-3.3.2-1] [MQTT3-3.3.2-1]
 	if p.QoS > 0 {
-		p.PacketID = r.packetID()
+		p.PacketID = r.packetID() // QoS 0 has none [MQTT-2.2.1-2] [MQTT3-2.3.1-5]
 	}
 	if v == V5 {
 		p.decodeProperties(&r)
@@ -50,9 +50,9 @@ func (p *Publish) Decode(first byte, body []byte, v Version) error {
 	switch {
 	case r.err != nil:
 		return r.err
-	case len(p.Topic) == 0 && p.TopicAlias == 0:
+	case len(p.Topic) == 0 && p.TopicAlias == 0: // [MQTT-4.7.3-1] [MQTT3-4.7.3-1]
 		return errNoTopic
-	case hasWildcard(p.Topic): // [MQTT-3.3.2-2]
+	case hasWildcard(p.Topic): // [MQTT-3.3.2-2] [MQTT3-3.3.2-2] [MQTT-4.7.0-1] [MQTT3-4.7.1-1]
 		return ErrTopicName
 	}
 	return nil
@@ -132,7 +132,7 @@ func (p *Publish) Append(dst []byte, v Version) []byte {
 func (p *Publish) AppendHead(dst []byte, v Version) []byte {
 	first := byte(PUBLISH)<<4 | p.QoS<<1 | bit(p.Retain, 0x01)
 	if p.QoS > 0 {
-		first |= bit(p.Dup, 0x08)
+		first |= bit(p.Dup, 0x08) // [MQTT-3.3.1-2] [MQTT3-3.3.1-2] [MQTT-4.3.1-1] [MQTT3-4.3.1-1]
 	}
 	dst = append(dst, first)
 	dst = appendVarint(dst, uint32(p.remaining(v)))

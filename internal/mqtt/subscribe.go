@@ -33,11 +33,11 @@ func (s *Subscribe) Decode(first byte, body []byte, v Version) error {
 	}
 	s.Filters = slices.Grow(s.Filters, r.countFilters(1))
 	for len(r.b) > 0 {
-		f := Filter{Topic: r.filter()} // [MQTT-3.8.3-1]
+		f := Filter{Topic: r.filter()} // [MQTT-3.8.3-1] [MQTT3-3.8.3-1]
 		f.setOptions(&r, v)
 		s.Filters = append(s.Filters, f)
 	}
-	if r.err == nil && len(s.Filters) == 0 { // [MQTT-3.8.3-2]
+	if r.err == nil && len(s.Filters) == 0 { // [MQTT-3.8.3-2] [MQTT3-3.8.3-3]
 		return errNoFilters
 	}
 	return r.end()
@@ -48,7 +48,7 @@ func (f *Filter) setOptions(r *reader, v Version) {
 	o := r.byte()
 	reserved := byte(0xC0) // [MQTT-3.8.3-5]
 	if v != V5 {
-		reserved = 0xFC // 3.1.1: [MQTT-3-8.3-4]
+		reserved = 0xFC // [MQTT3-3.8.3-4]
 	}
 	f.QoS = o & 0x03
 	f.NoLocal = o&0x04 != 0
@@ -57,7 +57,7 @@ func (f *Filter) setOptions(r *reader, v Version) {
 	switch {
 	case o&reserved != 0:
 		r.fail(errSubscribeFlags)
-	case f.QoS == 3:
+	case f.QoS == 3: // [MQTT3-3.8.3-4]
 		r.fail(errMaximumQoS)
 	case f.RetainHandling == 3:
 		r.fail(errRetainHandling)
@@ -102,7 +102,7 @@ func (s *Suback) Decode(first byte, body []byte, v Version) error {
 	}
 	for len(r.b) > 0 {
 		c := r.code(SUBACK)
-		if v != V5 && c > CodeGrantedQoS2 && c != CodeUnspecifiedError { // 3.1.1: [MQTT-3.9.3-2]
+		if v != V5 && c > CodeGrantedQoS2 && c != CodeUnspecifiedError { // [MQTT3-3.9.3-2]
 			r.fail(errReasonCode)
 		}
 		s.Codes = append(s.Codes, c)
@@ -114,6 +114,7 @@ func (s *Suback) Decode(first byte, body []byte, v Version) error {
 }
 
 // Append encodes the packet. In 3.x every failure is 0x80.
+// [MQTT3-3.9.3-2]
 func (s *Suback) Append(dst []byte, v Version) []byte {
 	dst = append(dst, firstByte(SUBACK), 0)
 	at := len(dst) - 1

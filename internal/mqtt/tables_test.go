@@ -77,6 +77,7 @@ func withProperties(t testing.TB, in PacketType, props []byte) []byte {
 
 // Every identifier that a byte can hold, in every packet, with good and bad
 // values, once and twice, whole and cut.
+// [MQTT-3.3.2-13] [MQTT-3.3.2-19] [MQTT-1.5.7-1]
 func TestPropertyTable(t *testing.T) {
 	known := map[byte][]string{}
 	for _, row := range readTable(t, "testdata/properties.txt", 5) {
@@ -226,6 +227,8 @@ func TestScatteredUserProperties(t *testing.T) {
 }
 
 // Every code in every packet that has one.
+// [MQTT-3.2.2-8] [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.9.3-2] [MQTT-3.11.3-2]
+// [MQTT-3.14.2-1] [MQTT-3.15.2-1]
 func TestCodeTable(t *testing.T) {
 	rows := map[int][]string{}
 	for _, row := range readTable(t, "testdata/codes.txt", 3) {

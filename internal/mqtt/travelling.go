@@ -8,6 +8,7 @@ import "iter"
 // of the server hold them in their wire encoding, in the sender's order
 // [MQTT-3.3.2-18], without a length prefix.
 
+// They are passed on as they came: [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-20]
 const travelling = 1<<PropPayloadFormat | 1<<PropContentType | 1<<PropResponseTopic | 1<<PropCorrelationData | 1<<PropUser
 
 // AppendPayloadFormat appends a payload format indicator; isText says that the

@@ -38,6 +38,7 @@ func TestTravellingProperties(t *testing.T) {
 }
 
 // They pass through a PUBLISH byte for byte, whatever stands between them.
+// [MQTT-3.3.2-17] [MQTT-3.3.2-18]
 func TestPropsKeepTheirBytes(t *testing.T) {
 	props := someProps()
 	in := &Publish{Topic: []byte("t"), Props: props, HasExpiry: true, TopicAlias: 7, SubscriptionIDs: []uint32{1, 200}}
@@ -66,6 +67,7 @@ func TestPropsKeepTheirBytes(t *testing.T) {
 	}
 }
 
+// [MQTT-3.1.3-10]
 func TestWillTravels(t *testing.T) {
 	p := Properties{WillDelay: 5, MessageExpiry: 6, ContentType: []byte("c"), User: AppendUserProperty(nil, "k", "v")}
 	p.Set(PropWillDelay, PropMessageExpiry, PropContentType)

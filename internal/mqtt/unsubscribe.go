@@ -23,9 +23,9 @@ func (u *Unsubscribe) Decode(first byte, body []byte, v Version) error {
 	}
 	u.Filters = slices.Grow(u.Filters, r.countFilters(0))
 	for len(r.b) > 0 {
-		u.Filters = append(u.Filters, r.filter()) // [MQTT-3.10.3-1]
+		u.Filters = append(u.Filters, r.filter()) // [MQTT-3.10.3-1] [MQTT3-3.10.3-1]
 	}
-	if r.err == nil && len(u.Filters) == 0 { // [MQTT-3.10.3-2]
+	if r.err == nil && len(u.Filters) == 0 { // [MQTT-3.10.3-2] [MQTT3-3.10.3-2]
 		return errNoFilters
 	}
 	return r.end()

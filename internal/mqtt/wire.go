@@ -96,6 +96,7 @@ func (r *reader) rest() []byte { return r.take(len(r.b)) }
 func (r *reader) binary() []byte { return r.take(int(r.uint16())) }
 
 // text reads a UTF-8 encoded string, which may be empty.
+// Nothing is stripped [MQTT-1.5.4-3] [MQTT3-1.5.3-3]
 func (r *reader) text() []byte {
 	s := r.binary()
 	if !validText(s) {
@@ -130,7 +131,7 @@ func (r *reader) countFilters(options int) (n int) {
 }
 
 // packetID reads a packet identifier, which is never 0 [MQTT-2.2.1-3]
-// [MQTT-2.2.1-4] (3.1.1: [MQTT-2.3.1-1]).
+// [MQTT-2.2.1-4] [MQTT3-2.3.1-1].
 func (r *reader) packetID() uint16 {
 	id := r.uint16()
 	if id == 0 {
@@ -151,6 +152,7 @@ func (r *reader) code(t PacketType) ReasonCode {
 // validText reports whether s is well-formed UTF-8, which excludes surrogates
 // [MQTT-1.5.4-1], without U+0000 [MQTT-1.5.4-2]. Control characters and
 // non-characters are allowed: a receiver may refuse them, and gains nothing.
+// [MQTT3-1.5.3-1] [MQTT3-1.5.3-2]
 func validText(s []byte) bool {
 	return bytes.IndexByte(s, 0) < 0 && utf8.Valid(s)
 }
@@ -172,6 +174,7 @@ func appendString[T text](dst []byte, s T) []byte {
 // stringLen is the length of s on the wire, without its length bytes.
 func stringLen[T text](s T) int { return min(len(s), maxString) }
 
+// appendVarint appends x in its shortest form [MQTT-1.5.5-1]
 func appendVarint(dst []byte, x uint32) []byte {
 	for x >= 0x80 {
 		dst = append(dst, byte(x)|0x80)

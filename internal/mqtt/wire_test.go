@@ -16,6 +16,7 @@ var varints = []struct {
 	{2097152, "80808001"}, {268435455, "FFFFFF7F"},
 }
 
+// [MQTT-1.5.5-1]
 func TestVarint(t *testing.T) {
 	for _, c := range varints {
 		want := unhex(t, c.hex)

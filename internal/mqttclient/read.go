@@ -94,7 +94,7 @@ func (c *Client) room(size int) {
 	c.in = bigger
 }
 
-// complain tells an MQTT 5 server why the connection ends. [MQTT-4.13.1-1]
+// complain tells an MQTT 5 server why the connection ends (section 4.13.1).
 func (c *Client) complain(err error) {
 	if c.version != mqtt.V5 {
 		return

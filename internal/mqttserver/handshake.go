@@ -2,9 +2,7 @@ package mqttserver
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"math"
 	"strings"
@@ -15,7 +13,7 @@ import (
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
-var errNoConnect = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "the first packet is not CONNECT"} // [MQTT-3.1.0-1]
+var errNoConnect = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "the first packet is not CONNECT"} // [MQTT-3.1.0-1] [MQTT3-3.1.0-1]
 
 // handshake reads the CONNECT and answers it. On success c.sess is set.
 func (c *conn) handshake() error {
@@ -26,16 +24,23 @@ func (c *conn) handshake() error {
 	return err
 }
 
-// firstPacket takes the CONNECT.
+// firstPacket takes the CONNECT, and the AUTH packets that may follow it.
 func (c *conn) firstPacket(w *worker, first byte, body []byte) error {
+	if c.detail != nil && c.detail.login != nil {
+		return c.nextLogin(w, first, body)
+	}
 	if mqtt.TypeOf(first) != mqtt.CONNECT {
 		return errNoConnect
 	}
 	p := &w.connect
-	if err := p.Decode(first, body); err != nil {
+	err := p.Decode(first, body)
+	if err == nil && w.longLength && p.Version == mqtt.V5 {
+		err = errLongLength
+	}
+	if err != nil {
 		return c.refuseConnect(p, err, &w.batch)
 	}
-	return c.connect(p, w)
+	return c.connect(p, w, body)
 }
 
 // errRejected is errClosing for a connection that must still read its CONNACK.
@@ -44,16 +49,16 @@ var errRejected = errors.New("rejected")
 // errAccepted makes readAll return after CONNECT: the next goroutine goes on.
 var errAccepted = errors.New("accepted")
 
-// refuseConnect answers a CONNECT that cannot be decoded. A wrong protocol
-// name is closed without an answer, the rest gets its CONNACK [MQTT-3.1.2-1]
-// [MQTT-3.1.4-1].
+// refuseConnect answers a CONNECT that cannot be decoded, or is more than the
+// server takes. A wrong protocol name is closed without an answer, the rest gets its CONNACK
+// [MQTT-3.1.2-1] [MQTT-3.1.4-1] [MQTT3-3.1.2-1] [MQTT3-3.1.4-1] [MQTT3-3.2.2-6].
 func (c *conn) refuseConnect(p *mqtt.Connect, err error, b *broker.Batch) error {
 	code := mqtt.CodeOf(err)
 	switch {
 	case code == mqtt.CodeUnsupportedProtocolVersion && p.Version > mqtt.V5:
 		c.version = mqtt.V5
 		return c.reject(mqtt.CodeUnsupportedProtocolVersion, err.Error(), b)
-	case code == mqtt.CodeUnsupportedProtocolVersion: // [MQTT-3.1.2-2]
+	case code == mqtt.CodeUnsupportedProtocolVersion: // [MQTT-3.1.2-2] [MQTT3-3.1.2-2]
 		c.version = mqtt.V311
 		return c.reject(mqtt.ReturnUnacceptableVersion, err.Error(), b)
 	case p.Version == mqtt.V5:
@@ -81,87 +86,73 @@ func (c *conn) announcesV5() bool {
 	return bytes.HasPrefix(in[min(at+1, len(in)):], []byte{0, 4, 'M', 'Q', 'T', 'T', 5})
 }
 
-// reject sends a CONNACK that refuses, and closes.
-func (c *conn) reject(code mqtt.ReasonCode, reason string, b *broker.Batch) error {
-	c.setReason("CONNECT refused: " + reason)
+// reject sends a CONNACK that refuses, and closes. told is for the client.
+// [MQTT-3.2.2-6] [MQTT-3.2.2-7] [MQTT-3.1.4-6] [MQTT3-3.2.2-4] [MQTT3-3.2.2-5] [MQTT3-3.1.4-5]
+func (c *conn) reject(code mqtt.ReasonCode, told string, b *broker.Batch) error {
+	c.setReason("CONNECT refused: " + told)
 	c.srv.Stats.Refused.Add(1)
 	ack := mqtt.Connack{Code: code}
-	if c.version == mqtt.V5 && c.problemInfo {
-		ack.Properties.ReasonString = []byte(reason)
-		ack.Properties.Set(mqtt.PropReasonString)
+	if buf := c.open(); buf != nil {
+		c.done(c.appendReason(buf, mqtt.CONNACK, &ack, &ack.Properties, told), b)
 	}
-	c.send(mqtt.CONNACK, &ack, b)
 	b.Flush()
-	c.closeSoon(reason, b)
+	c.closeSoon(told, b)
 	b.Flush()
 	return errRejected
 }
 
-// connect handles a decoded CONNECT.
-func (c *conn) connect(p *mqtt.Connect, w *worker) error {
+// entrant is what is known of a client whose CONNECT is being answered, besides
+// the CONNECT.
+type entrant struct {
+	id       string
+	assigned bool   // the client ID is the server's choice
+	method   string // of enhanced authentication; "": none
+	reply    []byte // its last data from the server, for CONNACK
+}
+
+// connect handles a decoded CONNECT, whose body is given too.
+// Client IDs have no limit here [MQTT-3.1.3-5] [MQTT3-3.1.3-5]: the 23 characters
+// of MQTT 3.1 are not kept by its clients, and servers do not ask for it.
+func (c *conn) connect(p *mqtt.Connect, w *worker, body []byte) error {
 	c.version = p.Version
 	c.problemInfo = !p.Properties.Has(mqtt.PropRequestProblemInfo) || p.Properties.RequestProblemInfo
 	c.maxPacket = math.MaxUint32 >> 1
 	if p.Properties.Has(mqtt.PropMaximumPacketSize) {
 		c.maxPacket = min(p.Properties.MaximumPacketSize, c.maxPacket)
 	}
-	id, assigned := string(p.ClientID), false
-	if id == "" {
-		if c.version == mqtt.V31 || c.version == mqtt.V311 && !p.CleanStart { // [MQTT-3.1.3-8]
+	if err := c.checkConnect(p); err != nil {
+		return c.refuseConnect(p, err, &w.batch)
+	}
+	who := entrant{id: string(p.ClientID)}
+	if who.id == "" {
+		if c.version == mqtt.V31 || c.version == mqtt.V311 && !p.CleanStart { // [MQTT3-3.1.3-8]
 			return c.reject(mqtt.ReturnIdentifierRejected, "an empty client ID needs a clean session", &w.batch)
 		}
-		id, assigned = "auto-"+strings.ToLower(rand.Text()), true // [MQTT-3.1.3-6]
+		who.id, who.assigned = "auto-"+strings.ToLower(rand.Text()), true // [MQTT-3.1.3-6] [MQTT3-3.1.3-6] [MQTT-3.1.3-7]
 	}
-	if p.Properties.Has(mqtt.PropAuthMethod) { // [MQTT-4.12.0-1]
-		return c.reject(mqtt.CodeBadAuthenticationMethod, "enhanced authentication is not supported", &w.batch)
+	if p.Properties.Has(mqtt.PropAuthMethod) {
+		return c.beginLogin(p, who, w, body)
 	}
-	if err := c.authenticate(p, id); err != nil {
-		code := mq.StoreFailed
-		var e *mq.Error
-		if errors.As(err, &e) {
-			code = e.Code
-		}
-		c.srv.Stats.AuthFailed.Add(1)
-		c.principal = &mq.Principal{ClientID: id}
-		return c.reject(connackCode(code, c.version), err.Error(), &w.batch)
+	if err := c.authenticate(p, who.id); err != nil {
+		return c.rejectLogin(err, who.id, &w.batch)
 	}
-	if err := c.takeWill(p, &w.batch); err != nil {
-		return err
-	}
-	return c.attach(p, id, assigned, w)
+	return c.attach(p, &who, w)
 }
 
-// authenticate sets the principal.
-func (c *conn) authenticate(p *mqtt.Connect, id string) error {
-	cred := &c.w.credentials
-	*cred = mq.Credentials{
-		ClientID: id, HasUsername: p.HasUsername, Username: string(p.Username),
-		HasPassword: p.HasPassword, Password: p.Password, Remote: c.remote().Addr(),
+// checkConnect finds what this server does not take though it is well-formed.
+func (c *conn) checkConnect(p *mqtt.Connect) error {
+	if c.refusesText(p.ClientID) || c.refusesText(p.Username) {
+		return errStrictText
 	}
-	if t, ok := c.nc.(*tls.Conn); ok {
-		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
-			cred.PeerCertificate = certs[0].Raw
-		}
+	if p.HasWill {
+		return c.checkWill(&p.Will)
 	}
-	ctx := c.srv.ctx
-	if p.HasPassword { // hashing may queue
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.srv.opt.ConnectTimeout)
-		defer cancel()
-	}
-	who, err := c.srv.opt.Auth.Authenticate(ctx, cred)
-	if err != nil {
-		return err
-	}
-	c.principal = who
 	return nil
 }
 
-// attach connects the session. The CONNACK is sent by the core, through
-// SendConnack, when the session is ready.
-func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) error {
-	hello := &w.hello
-	*hello = connackInfo{assigned: assigned, id: id}
+// attach connects the session of an authenticated client. The CONNACK is sent
+// by the core, through SendConnack, when the session is ready.
+func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 	expiry := uint32(0)
 	switch {
 	case c.version != mqtt.V5 && !p.CleanStart:
@@ -169,70 +160,135 @@ func (c *conn) attach(p *mqtt.Connect, id string, assigned bool, w *worker) erro
 	case c.version == mqtt.V5 && p.Properties.Has(mqtt.PropSessionExpiry):
 		expiry = p.Properties.SessionExpiry
 	}
-	if expiry > c.srv.opt.SessionExpiry {
-		expiry = c.srv.opt.SessionExpiry
-		hello.expiry = &expiry
-	}
+	granted := min(expiry, c.srv.opt.SessionExpiry)
 	receiveMax := c.srv.opt.Inflight
 	if c.version == mqtt.V5 {
 		receiveMax = 65535
 		if p.Properties.Has(mqtt.PropReceiveMaximum) {
 			receiveMax = int(p.Properties.ReceiveMaximum)
 		}
+		if p.Properties.Has(mqtt.PropTopicAliasMaximum) && p.Properties.TopicAliasMaximum > 0 { // [MQTT-3.1.2-27]
+			c.more().aliasesTo = newAliasesTo(p.Properties.TopicAliasMaximum)
+			c.aliasing = true
+		}
 	}
-	c.setKeepAlive(p.KeepAlive)
-	if expiry > 0 {
-		c.more().session = expiry
+	keepAlive := c.setKeepAlive(p.KeepAlive)
+	if granted > 0 {
+		c.more().session = granted
+	}
+	w.connack = mqtt.Connack{}
+	if c.version == mqtt.V5 {
+		props := &w.connack.Properties
+		c.welcome(props, p, who)
+		if granted != expiry { // section 3.2.2.3.2
+			props.SessionExpiry = granted
+			props.Set(mqtt.PropSessionExpiry)
+		}
+		if keepAlive != p.KeepAlive { // [MQTT-3.2.2-21]
+			props.ServerKeepAlive = keepAlive
+			props.Set(mqtt.PropServerKeepAlive)
+		}
+		if !c.fitConnack(&w.connack) {
+			c.setReason("the client's maximum packet size is too small for CONNACK")
+			return errClosing
+		}
 	}
 	w.batch.Flush()
 	_, err := c.srv.broker.Connect(broker.ConnectRequest{
-		ClientID: id, Conn: c, CleanStart: p.CleanStart, Expiry: expiry, ReceiveMax: receiveMax,
+		ClientID: who.id, Conn: c, CleanStart: p.CleanStart, Expiry: granted, ReceiveMax: receiveMax,
+		Will: c.will(p),
 	}, &w.batch)
 	if err != nil {
-		c.srv.log.Error("cannot accept a session", "client", id, "error", err)
+		c.srv.log.Error("cannot accept a session", "client", who.id, "error", err)
 		return c.reject(connackCode(mq.StoreFailed, c.version), "the server could not store the session", &w.batch)
 	}
 	return errAccepted
 }
 
-// setKeepAlive sets the time after which a silent client is dead
-// [MQTT-3.1.2-22].
-func (c *conn) setKeepAlive(seconds uint16) {
-	c.keepAlive = time.Duration(seconds) * time.Second * 3 / 2
+// welcome sets the properties of a CONNACK that accepts. What is available is
+// not said: that is what absence means (section 3.2.2.3).
+func (c *conn) welcome(to *mqtt.Properties, p *mqtt.Connect, who *entrant) {
+	opt := &c.srv.opt
+	to.ReceiveMaximum = uint16(opt.ReceiveMax)
+	to.MaximumPacketSize = uint32(opt.PacketSize)
+	to.TopicAliasMaximum = topicAliasMax
+	to.Set(mqtt.PropReceiveMaximum, mqtt.PropMaximumPacketSize, mqtt.PropTopicAliasMaximum)
+	if opt.MaxQoS < 2 { // [MQTT-3.2.2-9]
+		to.MaximumQoS = byte(opt.MaxQoS)
+		to.Set(mqtt.PropMaximumQoS)
+	}
+	if who.assigned { // [MQTT-3.2.2-16]
+		to.AssignedClientID = []byte(who.id)
+		to.Set(mqtt.PropAssignedClientID)
+	}
+	if topic := c.responseTopic(p, who.id); topic != "" { // [MQTT-3.1.2-28]
+		to.ResponseInfo = []byte(topic)
+		to.Set(mqtt.PropResponseInfo)
+	}
+	if who.method != "" { // [MQTT-4.12.0-5]
+		to.AuthMethod = []byte(who.method)
+		to.Set(mqtt.PropAuthMethod)
+		if who.reply != nil {
+			to.AuthData = who.reply
+			to.Set(mqtt.PropAuthData)
+		}
+	}
 }
 
-// connackInfo is what only the CONNACK needs.
-type connackInfo struct {
-	assigned bool
-	id       string
-	expiry   *uint32 // session expiry interval in seconds, if not what was asked for
+// responseTopic returns the client's own address for answers, a topic that it
+// need not subscribe to, or "": it did not ask, or cannot have one.
+func (c *conn) responseTopic(p *mqtt.Connect, id string) string {
+	if !p.Properties.RequestResponseInfo || c.srv.opt.ResponseTopic == "" || !mq.ValidTarget([]byte(id)) {
+		return ""
+	}
+	topic := strings.ReplaceAll(c.srv.opt.ResponseTopic, "%c", id)
+	if len(topic) > c.srv.opt.TopicLength || !mq.ValidTopic([]byte(topic)) {
+		return ""
+	}
+	return topic
+}
+
+// fitConnack makes a CONNACK fit into the client's maximum packet size, and
+// reports whether it does [MQTT-3.1.2-24]. All but the response information says
+// what the client must know.
+func (c *conn) fitConnack(ack *mqtt.Connack) bool {
+	if int(c.maxPacket) >= 4*connectPacketSize { // its three long strings are at most 64 KiB each
+		return true
+	}
+	size := func() int {
+		buf := ack.Append(getBuf(), c.version)
+		defer putBuf(buf)
+		return len(buf)
+	}
+	if size() <= int(c.maxPacket) {
+		return true
+	}
+	ack.Properties.Unset(mqtt.PropResponseInfo)
+	return size() <= int(c.maxPacket)
+}
+
+// setKeepAlive sets the time after which a silent client is dead
+// [MQTT-3.1.2-22] [MQTT3-3.1.2-24], and returns the keep alive in seconds that
+// it was made from: the client's own [MQTT-3.2.2-22], or for an MQTT 5 client
+// with a longer one, or none, the server's. Clients of MQTT 3 cannot be told of
+// it, so that theirs always holds: they would be cut off while they keep the
+// rules.
+func (c *conn) setKeepAlive(seconds uint16) uint16 {
+	if longest := c.srv.opt.KeepAlive; c.version == mqtt.V5 && longest > 0 && (seconds == 0 || seconds > longest) {
+		seconds = longest
+	}
+	c.keepAlive = time.Duration(seconds) * time.Second * 3 / 2
+	return seconds
 }
 
 // SendConnack implements broker.Conn.
+// [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT3-3.1.4-4] [MQTT3-3.2.0-1]
 func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b *broker.Batch) {
 	c.sess = s
-	ack := &c.w.connack // we are in the reader's call of Broker.Connect
-	*ack = mqtt.Connack{SessionPresent: sessionPresent}
 	if c.version == mqtt.V5 {
 		c.unacked.Store(int32(claims)) // in 3.x PUBREC is what counts
-		p, hello := &ack.Properties, &c.w.hello
-		p.ReceiveMaximum = uint16(c.srv.opt.ReceiveMax)
-		p.MaximumPacketSize = uint32(c.srv.opt.PacketSize)
-		p.TopicAliasMaximum = topicAliasMax
-		p.Set(mqtt.PropReceiveMaximum, mqtt.PropMaximumPacketSize, mqtt.PropTopicAliasMaximum,
-			mqtt.PropRetainAvailable, mqtt.PropSharedAvailable, mqtt.PropSubscriptionIDAvailable) // the last three: not available
-		if hello.assigned { // [MQTT-3.2.2-16]
-			p.AssignedClientID = []byte(hello.id)
-			p.Set(mqtt.PropAssignedClientID)
-		}
-		if hello.expiry != nil { // [MQTT-3.2.2.3.2]
-			p.SessionExpiry = *hello.expiry
-			p.Set(mqtt.PropSessionExpiry)
-		}
 	}
-	c.send(mqtt.CONNACK, ack, b)
+	c.w.connack.SessionPresent = sessionPresent // we are in the reader's call of Broker.Connect
+	c.send(mqtt.CONNACK, &c.w.connack, b)
 	c.connected.Store(true)
 }
-
-// topicAliasMax is how many topic aliases a client may set on a connection.
-const topicAliasMax = 32

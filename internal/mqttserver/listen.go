@@ -17,6 +17,7 @@ import (
 
 // Serve accepts MQTT over TCP (conf nil) or TLS from l until Shutdown closes
 // it.
+// [MQTT-4.2.0-1] [MQTT3-7.1.1-1]
 func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 	over := overTCP
 	if conf != nil {
@@ -64,7 +65,7 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 // webSocketPath is where WebSocket clients connect.
 const webSocketPath = "/mqtt"
 
-// subprotocols are accepted in this order [MQTT-6.0.0-3].
+// subprotocols are accepted in this order [MQTT-6.0.0-3] [MQTT3-6.0.0-3].
 var subprotocols = []string{"mqtt", "mqttv3.1"}
 
 // ServeWebSocket accepts MQTT over WebSocket (conf nil) or secure WebSocket
@@ -95,6 +96,7 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 }
 
 // upgrade turns a request into a connection.
+// Messages are binary and their bounds mean nothing; the subprotocol is mqtt [MQTT-6.0.0-1] [MQTT-6.0.0-2] [MQTT-6.0.0-4] [MQTT3-6.0.0-1] [MQTT3-6.0.0-2] [MQTT3-6.0.0-4]
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, over transport) {
 	offered := websocketProtocols(r)
 	if !slices.ContainsFunc(offered, func(p string) bool { return slices.Contains(subprotocols, p) }) {

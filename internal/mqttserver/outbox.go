@@ -63,11 +63,14 @@ func (c *conn) done(buf []byte, b *broker.Batch) {
 }
 
 // packet is m for this client.
-func (c *conn) packet(m *mq.Message, qos mq.QoS, now int64) mqtt.Publish {
-	p := mqtt.Publish{QoS: byte(qos), Topic: m.Topic, Payload: m.Payload}
+func (c *conn) packet(m *mq.Message, h *broker.Header, now int64) mqtt.Publish {
+	p := mqtt.Publish{
+		QoS: byte(h.QoS), Dup: h.Dup, Retain: h.Retain, PacketID: h.PacketID, Topic: m.Topic, Payload: m.Payload,
+	}
 	if c.version == mqtt.V5 {
-		p.Props = m.Props
+		p.Props, p.SubscriptionIDs = m.Props, h.SubscriptionIDs
 		if m.Expiry != 0 {
+			// [MQTT-3.3.2-6]
 			p.HasExpiry, p.Expiry = true, m.RemainingExpiry(now)
 		}
 	}
@@ -75,18 +78,17 @@ func (c *conn) packet(m *mq.Message, qos mq.QoS, now int64) mqtt.Publish {
 }
 
 // Takes implements broker.Conn.
-func (c *conn) Takes(m *mq.Message, qos mq.QoS) bool {
+func (c *conn) Takes(m *mq.Message, h broker.Header) bool {
 	if c.version != mqtt.V5 {
 		return true // there is no maximum packet size
 	}
-	p := c.packet(m, qos, 0)
+	p := c.packet(m, &h, 0)
 	return p.Size(c.version) <= int(c.maxPacket)
 }
 
 // SendPublish implements broker.Conn.
-func (c *conn) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *broker.Batch) broker.SendResult {
-	p := c.packet(m, qos, b.Now())
-	p.PacketID, p.Dup = pid, dup
+func (c *conn) SendPublish(m *mq.Message, h broker.Header, b *broker.Batch) broker.SendResult {
+	p := c.packet(m, &h, b.Now())
 	size := p.Size(c.version)
 	if size > int(c.maxPacket) {
 		return broker.SendTooLarge
@@ -100,12 +102,16 @@ func (c *conn) SendPublish(m *mq.Message, qos mq.QoS, pid uint16, dup bool, b *b
 		c.done(buf, b)
 		return broker.SendFull
 	}
+	if c.aliasing {
+		c.detail.aliasesTo.apply(&p, int(c.maxPacket))
+	}
 	c.done(p.Append(buf, c.version), b)
 	c.srv.Stats.Sent[mqtt.PUBLISH].Add(1)
 	return broker.Sent
 }
 
 // SendAck implements broker.Conn.
+// [MQTT-2.2.1-5] [MQTT3-2.3.1-6]
 func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.Batch) {
 	t := ackType[kind]
 	reason, closes := ackCode(code, c.version)
@@ -120,20 +126,18 @@ func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.
 	if buf == nil {
 		return
 	}
-	if reason.Failed() && c.version == mqtt.V5 && c.problemInfo {
+	if reason.Failed() {
 		a := mqtt.Ack{Type: t, PacketID: pid, Code: reason}
-		a.Properties.ReasonString = []byte(ackText(code))
-		a.Properties.Set(mqtt.PropReasonString)
-		buf = a.Append(buf, c.version)
+		buf = c.appendReason(buf, t, &a, &a.Properties, ackText(code))
 	} else {
 		buf = mqtt.AppendAck(buf, c.version, t, pid, reason)
+		c.srv.Stats.Sent[t].Add(1)
 	}
 	c.done(buf, b)
-	c.srv.Stats.Sent[t].Add(1)
 }
 
 // answers reports whether a packet ends what the client has under way: in MQTT
-// 5 what Receive Maximum counts [MQTT-4.9.0-2], in 3.x the server's part.
+// 5 what Receive Maximum counts [MQTT-3.3.4-7], in 3.x the server's part.
 func (c *conn) answers(t mqtt.PacketType, reason mqtt.ReasonCode) bool {
 	switch t {
 	case mqtt.PUBACK:
@@ -147,6 +151,7 @@ func (c *conn) answers(t mqtt.PacketType, reason mqtt.ReasonCode) bool {
 }
 
 // Complete implements broker.Completer for QoS 1; token is the packet identifier.
+// [MQTT-2.2.1-5] [MQTT-4.3.2-4] [MQTT3-2.3.1-6] [MQTT3-4.3.2-2]
 func (c *conn) Complete(token uint64, code mq.Code, b *broker.Batch) {
 	c.SendAck(broker.Puback, uint16(token), code, b)
 }
@@ -156,12 +161,46 @@ type packet interface {
 	Append(dst []byte, v mqtt.Version) []byte
 }
 
-// send appends a packet that is not limited by the outbox.
-func (c *conn) send(t mqtt.PacketType, p packet, b *broker.Batch) {
-	if buf := c.open(); buf != nil {
-		c.done(p.Append(buf, c.version), b)
-		c.srv.Stats.Sent[t].Add(1)
+// send appends a packet that is not limited by the outbox. It reports false for
+// one that is not sent because the client does not take its size
+// [MQTT-3.1.2-24].
+// A full window does not hold it up [MQTT-3.3.4-10] [MQTT-4.9.0-3]
+func (c *conn) send(t mqtt.PacketType, p packet, b *broker.Batch) bool {
+	buf := c.open()
+	if buf == nil {
+		return true // whatever is sent now is thrown away
 	}
+	buf, fits := c.append(buf, t, p)
+	c.done(buf, b)
+	return fits
+}
+
+// append appends a packet to buf, or nothing if it is over the client's maximum
+// packet size.
+func (c *conn) append(buf []byte, t mqtt.PacketType, p packet) (_ []byte, fits bool) {
+	n := len(buf)
+	if buf = p.Append(buf, c.version); len(buf)-n > int(c.maxPacket) {
+		return buf[:n], false
+	}
+	c.srv.Stats.Sent[t].Add(1)
+	return buf, true
+}
+
+// appendReason is append with a reason string in props, the properties of p, if
+// the client wants to know [MQTT-3.1.2-29] and takes the size [MQTT-3.2.2-19]
+// [MQTT-3.4.2-2] [MQTT-3.5.2-2] [MQTT-3.14.2-3].
+func (c *conn) appendReason(buf []byte, t mqtt.PacketType, p packet, props *mqtt.Properties, reason string) []byte {
+	fits := false
+	if c.version == mqtt.V5 && c.problemInfo {
+		props.ReasonString = []byte(reason)
+		props.Set(mqtt.PropReasonString)
+		buf, fits = c.append(buf, t, p)
+		props.Unset(mqtt.PropReasonString)
+	}
+	if !fits {
+		buf, _ = c.append(buf, t, p)
+	}
+	return buf
 }
 
 // Flush implements broker.Conn.
@@ -346,18 +385,14 @@ func (c *conn) Quiesce() {
 
 // disconnect sends DISCONNECT with a code to an MQTT 5 client that is
 // connected, and closes when it is written, or soon. It does not block.
+// [MQTT-3.14.0-1] [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.2-1] [MQTT-3.14.2-2]
 func (c *conn) disconnect(code mqtt.ReasonCode, reason string) {
 	var b broker.Batch
 	c.setReason(reason)
 	if buf := c.open(); buf != nil {
 		if c.version == mqtt.V5 && c.connected.Load() {
 			d := mqtt.Disconnect{Code: code}
-			if c.problemInfo {
-				d.Properties.ReasonString = []byte(reason)
-				d.Properties.Set(mqtt.PropReasonString)
-			}
-			buf = d.Append(buf, c.version)
-			c.srv.Stats.Sent[mqtt.DISCONNECT].Add(1)
+			buf = c.appendReason(buf, mqtt.DISCONNECT, &d, &d.Properties, reason)
 		}
 		c.out.closing = true
 		c.done(buf, &b)

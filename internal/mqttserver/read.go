@@ -18,13 +18,15 @@ import (
 type worker struct {
 	buf        []byte // [start:end] is input not handled yet
 	start, end int
+	longLength bool // the packet at hand has needless length bytes
 	batch      broker.Batch
 
 	connect     mqtt.Connect
 	connack     mqtt.Connack
-	hello       connackInfo
+	auth        mqtt.Auth
 	credentials mq.Credentials
 	publish     mqtt.Publish
+	props       mqtt.Properties // of publish, where they must be looked into
 	ack         mqtt.Ack
 	subscribe   mqtt.Subscribe
 	unsubscribe mqtt.Unsubscribe
@@ -98,7 +100,7 @@ func (w *worker) room(need int) []byte {
 // receive handles input until the connection ends.
 func (c *conn) receive() error {
 	c.armKeepAlive()
-	if c.w != nil { // sent without waiting for CONNACK [MQTT-3.1.4-5]
+	if c.w != nil { // sent without waiting for CONNACK: section 3.1.4
 		if err := c.process(c.w, (*conn).handle); err != nil {
 			return err
 		}
@@ -240,6 +242,7 @@ func (c *conn) process(w *worker, handle handler) error {
 			return nil
 		}
 		w.start += n
+		w.longLength = !mqtt.Shortest(n, len(body))
 		c.srv.Stats.Packets[mqtt.TypeOf(first)].Add(1)
 		if err := handle(c, w, first, body); err != nil {
 			return err

@@ -31,6 +31,10 @@ type Options struct {
 	Pause          int           // the same of a 3.x client, which is then not read for a while; 0: no limit
 	Outbox         int           // bytes waiting for a client before PUBLISH is refused
 	SessionExpiry  uint32        // upper bound of the session expiry interval, seconds
+	KeepAlive      uint16        // upper bound of an MQTT 5 client's keep alive, seconds; 0: no limit
+	MaxQoS         int           // 0 to 2: the highest that is taken, and granted
+	ResponseTopic  string        // response information for a client, %c being its client ID; "": none
+	StrictUTF8     bool          // control characters and non-characters in names are malformed
 	Connections    int           // 0: as many as file descriptors allow
 	PerAddress     int           // connections per remote address; 0: no limit
 }

@@ -64,7 +64,7 @@ func serveWith(t *testing.T, bchange func(*broker.Options), change func(*Options
 	}
 	opt := Options{
 		Broker: b, Auth: auth{}, Log: log, ConnectTimeout: 5 * time.Second, CloseGrace: 200 * time.Millisecond, PacketSize: 1 << 20,
-		TopicLength: 65535, Inflight: 100, ReceiveMax: 10, Outbox: 64 << 10, SessionExpiry: broker.NeverExpires,
+		TopicLength: 65535, Inflight: 100, ReceiveMax: 10, Outbox: 64 << 10, SessionExpiry: broker.NeverExpires, MaxQoS: 2,
 	}
 	if change != nil {
 		change(&opt)
@@ -211,6 +211,7 @@ func publish(topic, payload string, qos byte, pid uint16) *mqtt.Publish {
 	return &mqtt.Publish{Topic: []byte(topic), Payload: []byte(payload), QoS: qos, PacketID: pid}
 }
 
+// [MQTT-2.2.1-5] [MQTT-3.3.4-1] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQTT-4.3.3-11] [MQTT3-2.3.1-6] [MQTT3-3.3.4-1]
 func TestP2P(t *testing.T) {
 	_, addr := serve(t, nil)
 	for _, v := range []mqtt.Version{mqtt.V31, mqtt.V311, mqtt.V5} {
@@ -273,6 +274,7 @@ func TestWillOfDeadClient(t *testing.T) {
 }
 
 // TestProtocolErrors: MQTT 5 clients are told, all are closed.
+// [MQTT-3.1.0-2] [MQTT-3.3.1-4] [MQTT-3.3.2-2] [MQTT-3.3.4-6] [MQTT-4.12.0-7] [MQTT-4.13.1-1] [MQTT-4.13.2-1]
 func TestProtocolErrors(t *testing.T) {
 	_, addr := serve(t, func(o *Options) { o.TopicLength = 100 })
 	alias := &mqtt.Publish{Payload: []byte("x"), TopicAlias: 3}
@@ -286,10 +288,9 @@ func TestProtocolErrors(t *testing.T) {
 		{"reserved type", []byte{0x00, 0}, mqtt.CodeMalformedPacket},
 		{"QoS 3", []byte{0x36, 5, 0, 1, 'a', 0, 1}, mqtt.CodeMalformedPacket},
 		{"too large", []byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F}, mqtt.CodePacketTooLarge},
-		{"wildcard in a topic", publish("a/+", "x", 0, 0).Append(nil, mqtt.V5), mqtt.CodeTopicNameInvalid},
+		{"wildcard in a topic", publish("a/+", "x", 0, 0).Append(nil, mqtt.V5), mqtt.CodeMalformedPacket},
 		{"long topic", publish(strings.Repeat("x", 101), "x", 0, 0).Append(nil, mqtt.V5), mqtt.CodeTopicNameInvalid},
 		{"unknown alias", alias.Append(nil, mqtt.V5), mqtt.CodeProtocolError},
-		{"retain", (&mqtt.Publish{Topic: []byte("a"), Retain: true}).Append(nil, mqtt.V5), mqtt.CodeRetainNotSupported},
 		{"subscription identifier", (&mqtt.Publish{Topic: []byte("a"), SubscriptionIDs: []uint32{1}}).Append(nil, mqtt.V5), mqtt.CodeProtocolError},
 		{"AUTH", (&mqtt.Auth{Code: mqtt.CodeReauthenticate}).Append(nil, mqtt.V5), mqtt.CodeProtocolError},
 	} {
@@ -302,6 +303,7 @@ func TestProtocolErrors(t *testing.T) {
 }
 
 // TestAckCodes: what a sender is told for each outcome.
+// [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT3-3.3.5-2] [MQTT3-2.3.1-6] [MQTT-2.2.1-5]
 func TestAckCodes(t *testing.T) {
 	_, addr := serve(t, nil)
 	for _, c := range []struct {
@@ -345,6 +347,7 @@ func TestAckCodes(t *testing.T) {
 
 // TestReceiveMaximum: an MQTT 5 client that sends more at once than the server
 // takes is closed; a 3.x client is not read until it may go on.
+// [MQTT-3.3.4-7]
 func TestReceiveMaximum(t *testing.T) {
 	_, addr := serve(t, func(o *Options) { o.ReceiveMax, o.Pause = 5, 5 })
 	back := connect(t, addr, "back", mqtt.V5)
@@ -445,6 +448,7 @@ func waitClosed(t *testing.T, s *Server) {
 }
 
 // TestRefusedConnectIsClosed: with its CONNACK, and at once when the client goes.
+// [MQTT3-3.1.3-8] [MQTT3-3.1.4-5] [MQTT3-3.2.2-5]
 func TestRefusedConnectIsClosed(t *testing.T) {
 	s, addr := serve(t, func(o *Options) { o.CloseGrace = time.Minute })
 	for _, v := range []mqtt.Version{mqtt.V311, mqtt.V31} {
@@ -462,7 +466,7 @@ func TestRefusedConnectIsClosed(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	s, addr := serve(t, func(o *Options) { o.PerAddress = 2; o.ConnectTimeout = 100 * time.Millisecond })
+	s, addr := serve(t, func(o *Options) { o.PerAddress = 2; o.ConnectTimeout = time.Second })
 	connect(t, addr, "one", mqtt.V311)
 	silent := dial(t, addr, mqtt.V311)
 	third := dial(t, addr, mqtt.V311)
@@ -476,6 +480,7 @@ func TestLimits(t *testing.T) {
 }
 
 // TestFragments: packets may come in any pieces.
+// [MQTT-4.2.0-1]
 func TestFragments(t *testing.T) {
 	_, addr := serve(t, nil)
 	p := connect(t, addr, "slow", mqtt.V5)

@@ -2,47 +2,56 @@ package mqttserver
 
 import (
 	"bytes"
+	"unicode/utf8"
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
-// will is the message to publish if the connection ends without DISCONNECT
-// [MQTT-3.1.2-8]. Its slices are copies.
-type will struct {
-	topic, payload, props []byte
-	qos                   mq.QoS
-	expiry                uint32 // seconds
-	expires               bool
-}
+var (
+	errWillTopic   = &mqtt.Error{Code: mqtt.CodeTopicNameInvalid, Text: "will topic is longer than limits.topic-length, or a P2P topic without a target"}
+	errWillQoS     = &mqtt.Error{Code: mqtt.CodeQoSNotSupported, Text: "will QoS over the server's maximum"}
+	errWillPayload = &mqtt.Error{Code: mqtt.CodePayloadFormatInvalid, Text: "will payload is not UTF-8, as its format indicator says"}
+)
 
-// takeWill checks and copies the will of a CONNECT.
-func (c *conn) takeWill(p *mqtt.Connect, b *broker.Batch) error {
-	if !p.HasWill {
-		return nil
-	}
-	if p.Will.Retain && c.version == mqtt.V5 { // [MQTT-3.2.2-13]
-		return c.reject(mqtt.CodeRetainNotSupported, "retained messages are not supported yet", b)
-	}
-	c.more().will = &will{
-		topic: bytes.Clone(p.Will.Topic), payload: bytes.Clone(p.Will.Payload),
-		props: p.Will.Properties.AppendTravelling(nil), qos: mq.QoS(p.Will.QoS),
-		expiry: p.Will.Properties.MessageExpiry, expires: p.Will.Properties.Has(mqtt.PropMessageExpiry),
+// checkWill finds out at CONNECT what would keep the will from being published
+// later, when nobody is there to be told. Whether the client may publish it is
+// left to that time: rules may change until then.
+func (c *conn) checkWill(w *mqtt.Will) error {
+	kind, _ := mq.ParseTopic(w.Topic)
+	format := w.Properties.Has(mqtt.PropPayloadFormat) && w.Properties.PayloadFormat == 1
+	switch {
+	case c.refusesText(w.Topic):
+		return errStrictText
+	case kind == mq.TopicBadP2P, len(w.Topic) > c.srv.opt.TopicLength:
+		return errWillTopic
+	case int(w.QoS) > c.srv.opt.MaxQoS: // [MQTT-3.2.2-12]
+		return errWillQoS
+	case format && !utf8.Valid(w.Payload):
+		return errWillPayload
 	}
 	return nil
 }
 
-// publishWill publishes the will unless the client has disconnected in good
-// order. It is a publish like any other: rules apply.
-func (c *conn) publishWill(b *broker.Batch) {
-	if c.detail == nil || c.detail.will == nil || c.detail.discards {
-		return
+// will returns the will of a CONNECT, a copy, or nil.
+func (c *conn) will(p *mqtt.Connect) *broker.Will {
+	if !p.HasWill {
+		return nil
 	}
-	w := c.detail.will
-	m := mq.Message{Topic: w.topic, Payload: w.payload, Props: w.props, QoS: w.qos, Keep: c.detail.session > 0}
-	if w.expires {
-		m.Expiry = b.Now() + int64(w.expiry)*1000
+	w := &p.Will
+	out := &broker.Will{
+		Principal: *c.principal,
+		Message: mq.Message{
+			Topic: bytes.Clone(w.Topic), Payload: bytes.Clone(w.Payload), Props: w.Properties.AppendTravelling(nil),
+			QoS: mq.QoS(w.QoS), Retain: w.Retain && !isP2P(w.Topic), Keep: c.detail != nil && c.detail.session > 0,
+		},
 	}
-	c.srv.broker.Publish(broker.Source{Principal: c.principal}, &m, nil, 0, b)
+	if w.Properties.Has(mqtt.PropWillDelay) {
+		out.Delay = w.Properties.WillDelay
+	}
+	if w.Properties.Has(mqtt.PropMessageExpiry) {
+		out.Expires, out.Expiry = true, w.Properties.MessageExpiry
+	}
+	return out
 }

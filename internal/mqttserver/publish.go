@@ -1,0 +1,112 @@
+package mqttserver
+
+import (
+	"errors"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+var (
+	errReceiveMax   = &mqtt.Error{Code: mqtt.CodeReceiveMaximumExceeded, Text: "more QoS 1 and 2 messages at once than the receive maximum"}
+	errAlias        = &mqtt.Error{Code: mqtt.CodeTopicAliasInvalid, Text: "topic alias over the maximum"}
+	errAliasUnknown = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "topic alias was not set"}
+	errSubIDSent    = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "a client sends no subscription identifier in PUBLISH"}
+	errTopicLength  = &mqtt.Error{Code: mqtt.CodeTopicNameInvalid, Text: "topic name is longer than limits.topic-length"}
+	errQoS          = &mqtt.Error{Code: mqtt.CodeQoSNotSupported, Text: "QoS over the server's maximum"}
+	errPayload      = &mqtt.Error{Code: mqtt.CodePayloadFormatInvalid, Text: "payload is not UTF-8, as its format indicator says"}
+)
+
+func (c *conn) handlePublish(w *worker, first byte, body []byte) error {
+	p := &w.publish
+	if err := p.Decode(first, body, c.version); err != nil {
+		if !errors.Is(err, mqtt.ErrTopicName) {
+			return err
+		}
+		if kind, _ := mq.ParseTopic(p.Topic); kind != mq.TopicBadP2P {
+			return err
+		}
+	}
+	if err := c.resolveAlias(p); err != nil {
+		return err
+	}
+	switch {
+	case len(p.SubscriptionIDs) > 0: // [MQTT-3.3.4-6]
+		return errSubIDSent
+	case len(p.Topic) > c.srv.opt.TopicLength:
+		return errTopicLength
+	case c.refusesText(p.Topic):
+		return errStrictText
+	case int(p.QoS) > c.srv.opt.MaxQoS: // [MQTT-3.2.2-11]
+		c.srv.broker.Stats.Dropped[mq.DropQoSTooHigh].Add(1)
+		return errQoS
+	case len(p.Props) > 0 && badPayload(p.Props, p.Payload, &w.props):
+		return c.refusePayload(p, &w.batch)
+	}
+	m := &w.msg
+	*m = mq.Message{
+		Topic: p.Topic, Payload: p.Payload, Props: p.Props, QoS: mq.QoS(p.QoS),
+		Retain: p.Retain && !isP2P(p.Topic), Keep: c.detail != nil && c.detail.session > 0,
+	}
+	if p.HasExpiry {
+		m.Expiry = w.batch.Now() + int64(p.Expiry)*1000
+	}
+	return c.publish(m, p.PacketID, w)
+}
+
+// isP2P reports whether a topic is P2P, or meant to be: RETAIN then says
+// nothing.
+func isP2P(topic []byte) bool {
+	kind, _ := mq.ParseTopic(topic)
+	return kind == mq.TopicP2P || kind == mq.TopicBadP2P
+}
+
+// refusePayload answers a PUBLISH whose payload is not what it says (section
+// 3.3.2.3.2). The core does not get it: a QoS 2 identifier is not claimed, and
+// PUBREC ends the exchange [MQTT-4.3.3-9].
+func (c *conn) refusePayload(p *mqtt.Publish, b *broker.Batch) error {
+	c.srv.broker.Stats.Dropped[mq.DropBadPayload].Add(1)
+	if p.QoS == 0 {
+		return errPayload
+	}
+	kind := broker.Puback
+	if p.QoS == 2 {
+		kind = broker.Pubrec
+	}
+	c.unacked.Add(1) // the answer takes it back
+	c.SendAck(kind, p.PacketID, mq.BadPayload, b)
+	return nil
+}
+
+// publish hands a message to the core, by QoS.
+// [MQTT-3.3.4-1] [MQTT3-3.3.4-1] [MQTT-4.3.2-5]
+func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
+	src := broker.Source{Principal: c.principal, Session: c.sess}
+	if m.QoS == mq.AtMostOnce {
+		if code := c.srv.broker.Publish(src, m, nil, 0, &w.batch); code != mq.OK {
+			if _, closes := ackCode(code, c.version); closes {
+				c.closeSoon(ackText(code), &w.batch)
+			}
+		}
+		return nil
+	}
+	room := c.version != mqtt.V5 || int(c.unacked.Load()) < c.srv.opt.ReceiveMax // [MQTT-3.3.4-7]
+	// Counted before: the answer may come at once.
+	c.unacked.Add(1)
+	if m.QoS == mq.AtLeastOnce {
+		if !room {
+			return errReceiveMax
+		}
+		c.srv.broker.Publish(src, m, c, uint64(pid), &w.batch)
+		return nil
+	}
+	fresh, answered, ok := c.srv.broker.PublishQoS2(src, m, pid, room, &w.batch)
+	if !ok {
+		return errReceiveMax
+	}
+	if c.version == mqtt.V5 && !fresh || c.version != mqtt.V5 && !answered {
+		c.unacked.Add(-1) // the same again: counted the first time
+	}
+	return nil
+}
