@@ -119,29 +119,26 @@ func (f *benchFlags) spawn(ctx context.Context, con *console) (s *bench.Spawned,
 	return s, func() { s.Stop(); remove() }, nil
 }
 
-// admit returns the arguments for a server in dir that knows the login of the
-// flags, and no other. Without one it lets anybody in.
+// admit returns the arguments for a server that knows the login of the flags,
+// and no other; what it reads is in dir. Without a login it lets anybody in.
 func (f *benchFlags) admit(dir string) (args []string, err error) {
-	if f.User == "" && f.AccessKey == "" {
-		return nil, nil
-	}
-	user := auth.FileUser{Name: f.User}
-	if f.AccessKey != "" {
+	switch {
+	case f.AccessKey != "":
 		key, err := json.Marshal([]map[string]string{{"key": f.AccessKey, "secret": f.Secret}}) // is YAML, too
 		if err != nil {
 			return nil, err
 		}
-		path := filepath.Join(dir, "keys.yml")
-		if err := os.WriteFile(path, fmt.Appendf(nil, "auth: {access-keys: %s}\n", key), 0o600); err != nil {
-			return nil, err
+		path := filepath.Join(dir, "keys.yml") // a secret is no argument: everybody sees those
+		return []string{"--config", path}, os.WriteFile(path, fmt.Appendf(nil, "auth: {access-keys: %s}\n", key), 0o600)
+	case f.User != "":
+		user := auth.FileUser{Name: f.User}
+		if user.Hash, err = auth.HashPassword([]byte(f.Password)); err != nil {
+			return nil, &usageError{err}
 		}
-		return []string{"--config", path}, nil
+		path := filepath.Join(dir, "users.yml")
+		return []string{"--set", "auth.users-file=" + path}, (&auth.UsersFile{Users: []auth.FileUser{user}}).Write(path)
 	}
-	if user.Hash, err = auth.HashPassword([]byte(f.Password)); err != nil {
-		return nil, &usageError{err}
-	}
-	path := filepath.Join(dir, "users.yml")
-	return []string{"--set", "auth.users-file=" + path}, (&auth.UsersFile{Users: []auth.FileUser{user}}).Write(path)
+	return nil, nil
 }
 
 // print writes a result.

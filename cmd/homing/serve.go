@@ -104,7 +104,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
 		RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
-		PendingSize:   int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
+		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)
 	if err != nil {
@@ -122,7 +122,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum, Pause: pause,
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
 		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
-		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8,
+		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8, HideRefusals: cfg.Auth.HideRefusals,
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
 	})
 	return nil

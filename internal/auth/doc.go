@@ -50,15 +50,16 @@
 //
 // A rule's topic is a topic filter; "#" and "+" do not match a first level that
 // starts with "$", as in MQTT. Subscribing to $SYS needs a rule whose topic has
-// $SYS as its first level, also when there are no rules at all. %c stands for the client ID and %u for the user
-// name, %% for a percent sign.
+// $SYS as its first level, also when there are no rules at all. %c stands for
+// the client ID and %u for the user name, %% for a percent sign.
 //
 // Publishing matches a rule when the topic name does. Subscribing is about all
-// topics that the filter can match: an allow rule matches when it covers every
-// one of them, a deny rule when it covers any. So with "deny sub secret/#"
-// before "allow all #", a subscription to "#" is refused rather than let
-// through: a granted subscription never receives what a rule denies, without
-// a check for each delivery.
+// topics that the filter can match: a rule matches when it covers every one of
+// them. A deny rule that covers some of them takes those away, and the rules
+// after it decide about the rest. So with "deny sub secret/#" before "allow all
+// #", a subscription to "#" is granted in part: nothing below secret comes by
+// it. Deliveries are checked for such subscriptions only. A shared subscription
+// is granted as a whole or not at all.
 //
 // A client ID or user name with "/", "+" or "#" in it (or one that would make
 // the first level start with "$") cannot be put in the place of %c or %u: an

@@ -153,26 +153,50 @@ func (l *ruleLevel) parse(text string) error {
 	return nil
 }
 
-// Allow implements mq.Authorizer. For a shared subscription the filter may
-// come with or without its $share/{name}/ in front.
+// Allow implements mq.Authorizer.
 func (a *Auth) Allow(p *mq.Principal, action mq.Action, topic []byte) bool {
-	if action == mq.Subscribe {
-		topic = withoutShare(topic)
-	}
+	return a.decide(p, action, topic) == mq.GrantAll
+}
+
+// Grant implements mq.Authorizer. For a shared subscription the filter may
+// come with or without its $share/{name}/ in front.
+func (a *Auth) Grant(p *mq.Principal, filter []byte) mq.Grant {
+	return a.decide(p, mq.Subscribe, withoutShare(filter))
+}
+
+// decide applies the rules to a topic filter, or to a topic name, which is a
+// filter that matches one topic. The first rule that covers it wins; one before
+// that denies a part of it leaves the rest.
+func (a *Auth) decide(p *mq.Principal, action mq.Action, topic []byte) mq.Grant {
 	if !a.parentAllowed(topic) {
-		return false
+		return mq.GrantNone
 	}
 	// Statistics are read by a rule that names $SYS, or not at all.
 	named := action == mq.Subscribe && isStatistics(topic)
 	if len(a.rules) == 0 {
-		return !named
+		if named {
+			return mq.GrantNone
+		}
+		return mq.GrantAll
 	}
+	grant := mq.GrantAll
 	for i := range a.rules {
-		if r := &a.rules[i]; r.concerns(p, action) && r.matches(p, topic) {
-			return !r.deny && (r.statistics || !named)
+		r := &a.rules[i]
+		if !r.concerns(p, action) || !r.mayMatch(topic) {
+			continue
+		}
+		switch {
+		case !r.covers(p, topic):
+			if r.deny && r.overlaps(p, topic) {
+				grant = mq.GrantPart
+			}
+		case r.deny || named && !r.statistics:
+			return mq.GrantNone
+		default:
+			return grant
 		}
 	}
-	return false
+	return mq.GrantNone
 }
 
 // isStatistics reports whether the first level of a topic name or filter is
@@ -220,21 +244,12 @@ func (r *rule) concerns(p *mq.Principal, action mq.Action) bool {
 		(r.accessKey == "" || r.accessKey == p.AccessKey)
 }
 
-// matches compares with a topic filter, or with a topic name, which is a
-// filter that matches one topic: for it, to be covered and to overlap is the
-// same.
-func (r *rule) matches(p *mq.Principal, filter []byte) bool {
-	// A wildcard in the first level does not match a topic that starts with $
-	// [MQTT-4.7.2-1].
-	if len(filter) == 0 ||
-		filter[0] == '$' && r.levels[0].kind >= levelOne ||
-		r.dollar && (isOne(filter[:1]) || isRest(filter[:1])) {
-		return false
-	}
-	if r.deny {
-		return r.overlaps(p, filter)
-	}
-	return r.covers(p, filter)
+// mayMatch is false where only a wildcard in the first level would match a topic
+// that starts with $ [MQTT-4.7.2-1].
+func (r *rule) mayMatch(filter []byte) bool {
+	return len(filter) > 0 &&
+		(filter[0] != '$' || r.levels[0].kind < levelOne) &&
+		(!r.dollar || !isOne(filter[:1]) && !isRest(filter[:1]))
 }
 
 // covers reports whether the rule matches every topic that the filter matches.

@@ -104,15 +104,37 @@ func TestRules(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a := newAuth(t, Options{Rules: tt.rules, Topics: tt.topics})
 			for _, c := range tt.checks {
-				action := mq.Publish
+				got := a.Allow(&c.p, mq.Publish, []byte(c.ask[4:]))
 				if c.ask[:3] == "sub" {
-					action = mq.Subscribe
+					got = a.Grant(&c.p, []byte(c.ask[4:])) == mq.GrantAll
 				}
-				if got := a.Allow(&c.p, action, []byte(c.ask[4:])); got != c.want {
+				if got != c.want {
 					t.Errorf("%+v %s: got %v", c.p, c.ask, got)
 				}
 			}
 		})
+	}
+}
+
+// A deny rule takes its part away from a subscription, and no more.
+func TestGrantPart(t *testing.T) {
+	p := &mq.Principal{ClientID: "dev1", User: "alice"}
+	a := newAuth(t, Options{Rules: []Rule{
+		{Deny: "sub", Topic: "secret/#"}, {Deny: "sub", Topic: "a/+/c", User: "bob"}, {Deny: "sub", Topic: "mail/%c"}, {Allow: "all", Topic: "#"},
+	}})
+	for filter, want := range map[string]mq.Grant{
+		"#": mq.GrantPart, "+/x": mq.GrantPart, "secret": mq.GrantNone, "secret/+": mq.GrantNone, "secret/#": mq.GrantNone,
+		"public/#": mq.GrantAll, "a/b/c": mq.GrantAll, "mail/+": mq.GrantPart, "mail/dev1": mq.GrantNone, "mail/dev2": mq.GrantAll,
+		"$share/g/+": mq.GrantPart, "$share/g/public": mq.GrantAll, "$other/#": mq.GrantNone,
+	} {
+		if got := a.Grant(p, []byte(filter)); got != want {
+			t.Errorf("%s: %d, want %d", filter, got, want)
+		}
+	}
+	for topic, want := range map[string]bool{"secret": false, "secret/x": false, "public": true, "mail/dev1": false, "mail/dev2": true} {
+		if got := a.Allow(p, mq.Subscribe, []byte(topic)); got != want {
+			t.Errorf("delivery of %s: %v", topic, got)
+		}
 	}
 }
 
@@ -125,10 +147,8 @@ func TestInjection(t *testing.T) {
 		for _, topic := range []string{
 			"c/a/x", "c/" + evil, "c/" + evil + "/x", "c/+/#", "c/#", "c", "#", "u/x" + evil + "/y", "u/xa/y", "u/#", evil + "/z", "a/b/z", "$SYS/z",
 		} {
-			for _, action := range []mq.Action{mq.Publish, mq.Subscribe} {
-				if allow.Allow(p, action, []byte(topic)) {
-					t.Errorf("%q may %d %q", evil, action, topic)
-				}
+			if allow.Allow(p, mq.Publish, []byte(topic)) || allow.Grant(p, []byte(topic)) != mq.GrantNone {
+				t.Errorf("%q may use %q", evil, topic)
 			}
 		}
 		// A deny rule fails closed, from the level of the placeholder on.
@@ -260,10 +280,14 @@ func TestRulesAgainstModel(t *testing.T) {
 		}
 
 		filter := drawFilter(t, "filter")
-		granted := a.Allow(p, mq.Subscribe, []byte(filter))
+		granted := a.Grant(p, []byte(filter))
 		for _, topic := range world {
-			if granted && naiveMatch(filter, topic) && !naiveAllow(rules, p, "sub", topic) {
+			allowed := naiveAllow(rules, p, "sub", topic)
+			if granted == mq.GrantAll && naiveMatch(filter, topic) && !allowed {
 				t.Fatalf("sub %q was granted, but %q is denied", filter, topic)
+			}
+			if got := a.Allow(p, mq.Subscribe, []byte(topic)); got != allowed {
+				t.Fatalf("delivery of %q: got %v", topic, got)
 			}
 		}
 	})
@@ -302,10 +326,10 @@ func TestCoverAndOverlapAgainstModel(t *testing.T) {
 		if !some {
 			t.Fatalf("the world is too small for %q", filter)
 		}
-		if got := allow.matches(p, []byte(filter)); got != all {
+		if got := allow.mayMatch([]byte(filter)) && allow.covers(p, []byte(filter)); got != all {
 			t.Errorf("%q covers %q: got %v, want %v", topic, filter, got, all)
 		}
-		if got := deny.matches(p, []byte(filter)); got != anyOne {
+		if got := deny.mayMatch([]byte(filter)) && deny.overlaps(p, []byte(filter)); got != anyOne {
 			t.Errorf("%q overlaps %q: got %v, want %v", topic, filter, got, anyOne)
 		}
 	})

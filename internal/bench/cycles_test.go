@@ -87,7 +87,7 @@ func TestCyclesEndEarly(t *testing.T) {
 		s := newFaulty(t, perfect)
 		s.refusal = mqtt.CodeNotAuthorized
 		b := newCycles(s)
-		b.Duration = time.Minute
+		b.Duration = time.Hour
 		var refused *mqttclient.RefusedError
 		if _, err := b.Run(t.Context()); !errors.As(err, &refused) {
 			t.Errorf("run: %v", err)
@@ -95,7 +95,7 @@ func TestCyclesEndEarly(t *testing.T) {
 	})
 	t.Run("context", func(t *testing.T) {
 		b := newCycles(newFaulty(t, perfect))
-		b.Duration = time.Minute
+		b.Duration = time.Hour
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		if _, err := b.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {

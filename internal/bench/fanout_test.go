@@ -172,6 +172,26 @@ func TestFanoutRate(t *testing.T) {
 	}
 }
 
+// What was due and not sent is told: here the server's receive maximum is full.
+func TestFanoutBehindRate(t *testing.T) {
+	s := newFaulty(t, func(h header) fault {
+		if h.seq == 5 {
+			return ignore
+		}
+		return none
+	})
+	s.receiveMaximum = 1
+	b := newFanout(s)
+	b.QoS, b.Rate = 1, 1000
+	r, err := b.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Sent != 6 || r.NotSent < 100 || r.Unacknowledged != 1 {
+		t.Errorf("%d sent, %d not sent, %d not acknowledged", r.Sent, r.NotSent, r.Unacknowledged)
+	}
+}
+
 func TestFanoutEndsEarly(t *testing.T) {
 	var s *faulty
 	s = newFaulty(t, func(h header) fault {

@@ -179,31 +179,27 @@ func (r *run) disconnect() {
 	defer cancel()
 	_ = parallel(ctx, 64, len(r.pairs), func(ctx context.Context, i int) error {
 		p := r.pairs[i]
-		r.leave(ctx, p.client, r.options.Keep)
-		r.leave(ctx, p.receiver, r.options.Persistent)
+		r.options.Connect.leave(ctx, p.client, r.options.Keep)
+		r.options.Connect.leave(ctx, p.receiver, r.options.Persistent)
 		p.client, p.receiver = nil, nil
 		return nil
 	})
 }
 
-func (r *run) leave(ctx context.Context, c *mqttclient.Client, session bool) {
-	r.options.Connect.leave(ctx, c, session)
-}
-
 // leave disconnects a client, if there is one, and ends its session.
-func (o *Connect) leave(ctx context.Context, c *mqttclient.Client, session bool) {
-	if c == nil {
+func (c *Connect) leave(ctx context.Context, client *mqttclient.Client, session bool) {
+	if client == nil {
 		return
 	}
 	d := new(mqtt.Disconnect)
 	if session {
 		d.Properties.Set(mqtt.PropSessionExpiry) // 0
 	}
-	_ = c.DisconnectWith(ctx, d) // it may be gone already
-	if !session || c.Version() == mqtt.V5 {
+	_ = client.DisconnectWith(ctx, d) // it may be gone already
+	if !session || client.Version() == mqtt.V5 {
 		return
 	}
-	if again, err := mqttclient.Dial(ctx, o.client(c.ClientID())); err == nil {
+	if again, err := mqttclient.Dial(ctx, c.client(client.ClientID())); err == nil {
 		_ = again.Disconnect(ctx)
 	}
 }

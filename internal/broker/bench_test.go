@@ -13,7 +13,7 @@ import (
 func million(b *testing.B) *topicTree {
 	b.Helper()
 	var t topicTree
-	t.init()
+	t.init(nil)
 	for i := range 900_000 {
 		t.add(mq.Subscription{Filter: fmt.Sprintf("site/%d/dev/%d/state", i%1000, i), QoS: 1}, &Session{})
 	}

@@ -54,7 +54,7 @@ type Broker struct {
 	retained retainedSet
 	wheel    wheel
 	expiries timeQueue
-	wills    timeQueue   // when those of offline sessions are due
+	wills    timeQueue     // when those of offline sessions are due
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
 
@@ -77,7 +77,7 @@ type Broker struct {
 func New(opt Options) (*Broker, error) {
 	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, opt: opt, stop: make(chan struct{}), slots: make(chan struct{}, backgroundSlots)}
 	b.registry.init()
-	b.topics.init()
+	b.topics.init(b.mayRead)
 	b.wheel.init()
 	if err := b.loadRetained(); err != nil {
 		return nil, err

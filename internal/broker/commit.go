@@ -29,8 +29,8 @@ func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
 			owner.done <- err
 		}
 	}
-	b.submitted(-int64(len(ops)))
 	batch.Flush()
+	b.submitted(-int64(len(ops))) // last: Drain waits for it
 }
 
 func codeIf(err error) mq.Code {

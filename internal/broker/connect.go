@@ -28,7 +28,8 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s := b.acquire(req.ClientID)
 	old := s.detach(batch)
-	resume := s.exists && !req.CleanStart && s.expiry > 0 // else it ends with the connection before
+	// Else it ends with the connection before, or has ended [MQTT-4.1.0-2].
+	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > batch.now)
 	if old == nil && !s.needsStore(req, resume) {
 		// The common case of a million devices that come back: nothing to wait for.
 		s.attach(req, resume, batch)

@@ -37,15 +37,12 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 			b.retained.mu.Unlock()
 		}
 	}
-	batch.matches = b.topics.match(d.m.Topic, batch.matches[:0])
+	b.match(d.m.Topic, src.Session, batch)
 	if len(batch.matches) == 0 && !d.m.Retain {
 		return b.refuse(d, mq.DropNoSubscriber, mq.NoTarget, batch)
 	}
 	if f != nil {
 		d.origin = f
-	}
-	if src.Session != nil { // No Local [MQTT-3.8.3-3]
-		batch.matches = slices.DeleteFunc(batch.matches, func(m match) bool { return m.noLocal && m.s == src.Session })
 	}
 	if d.grouped {
 		b.offerGroup(d, f, batch)
@@ -57,6 +54,21 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 		f.Complete(0, mq.OK, batch)
 	}
 	return mq.OK
+}
+
+// match sets batch.matches to who gets a message of the publisher, which may be
+// nil.
+func (b *Broker) match(topic []byte, publisher *Session, batch *Batch) {
+	batch.matches = b.topics.match(topic, batch.matches[:0])
+	batch.matches = slices.DeleteFunc(batch.matches, func(m match) bool {
+		return m.noLocal && m.s == publisher // [MQTT-3.8.3-3]
+	})
+}
+
+// mayRead reports whether a message comes by a subscription; reader is its
+// Reader.
+func (b *Broker) mayRead(reader *mq.Principal, topic []byte) bool {
+	return reader == nil || b.auth.Allow(reader, mq.Subscribe, topic)
 }
 
 func dropFor(code mq.Code) mq.DropReason {

@@ -31,6 +31,7 @@ type world struct {
 type allowAll struct{}
 
 func (allowAll) Allow(*mq.Principal, mq.Action, []byte) bool { return true }
+func (allowAll) Grant(*mq.Principal, []byte) mq.Grant        { return mq.GrantAll }
 
 func newWorld(t testing.TB, opt Options, sync store.SyncMode) *world {
 	w := &world{t: t, fs: vfs.NewCrashableMem(), opt: opt, sync: sync}

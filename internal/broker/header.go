@@ -24,7 +24,8 @@ func (s *Session) describe(m *mq.Message, h *Header) {
 		return
 	}
 	for _, sub := range s.subs {
-		if !special(&sub) || isShared(sub.Filter) || !mq.MatchFilter([]byte(sub.Filter), m.Topic) {
+		if !special(&sub) || isShared(sub.Filter) || !mq.MatchFilter([]byte(sub.Filter), m.Topic) ||
+			!s.b.mayRead(sub.Reader, m.Topic) {
 			continue
 		}
 		h.Retain = h.Retain || m.Retain && sub.RetainAsPublished

@@ -115,6 +115,9 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(b.now) {
 		return true // replaced meanwhile, damaged or worthless
 	}
+	if !s.b.mayRead(o.sub.Reader, m.Topic) {
+		return true
+	}
 	m.Retain, m.Addressed = true, true // [MQTT3-3.3.1-8]
 	if o.sub.ID != 0 {
 		b.props = mq.AppendSubscriptionID(append(b.props[:0], m.Props...), o.sub.ID)

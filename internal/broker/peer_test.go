@@ -119,14 +119,14 @@ type peer struct {
 }
 
 func (p *peer) connect(w *world, clean bool, will *Will) error {
-	max := p.receiveMax
-	if max == 0 {
-		max = 65535
+	window := p.receiveMax
+	if window == 0 {
+		window = 65535
 	}
 	p.receive()
 	l := &wire{room: -1, limit: p.limit}
 	p.batch.Begin()
-	s, err := w.b.Connect(ConnectRequest{ClientID: p.id, Conn: l, CleanStart: clean, Expiry: p.expiry, ReceiveMax: max, Will: will}, &p.batch)
+	s, err := w.b.Connect(ConnectRequest{ClientID: p.id, Conn: l, CleanStart: clean, Expiry: p.expiry, ReceiveMax: window, Will: will}, &p.batch)
 	if err != nil {
 		return err
 	}

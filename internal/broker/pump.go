@@ -19,11 +19,13 @@ func (s *Session) pump(b *Batch) {
 		return
 	}
 	s.pumping = true
-	if s.lender() != nil {
-		s.full = false // somebody may have room
-	}
-	for s.pumpStep(b) || s.again {
+	for s.again = true; s.again; {
 		s.again = false
+		if s.lender() != nil {
+			s.full = false // somebody may have room
+		}
+		for s.pumpStep(b) {
+		}
 	}
 	s.markSent()
 	s.pumping = false

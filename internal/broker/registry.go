@@ -104,6 +104,9 @@ func (s *Session) evictIdle() {
 		s.dead = true
 		delete(sh.sessions, s.id)
 	}
+	if gone && s.expiring != nil {
+		s.b.expiries.remove(s.expiring)
+	}
 	if gone && s.inbox != mq.NoInbox {
 		// Before anybody can make a new session with the same handle.
 		s.b.store.Forget(s.inbox)

@@ -281,3 +281,75 @@ func TestRetainedAndLive(t *testing.T) {
 		}
 	}
 }
+
+// fullStore says that it is full, when told to.
+type fullStore struct {
+	mq.Store
+	full atomic.Bool
+}
+
+func (h *fullStore) Admit(size int) error {
+	if h.full.Load() {
+		return &mq.Error{Code: mq.StoreFull, Text: "full"}
+	}
+	return h.Store.Admit(size)
+}
+
+// TestWillStoreFull: a session whose will the store cannot take ends
+// nevertheless, wholly.
+func TestWillStoreFull(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	h := &fullStore{}
+	w.wrap = func(st mq.Store) mq.Store { h.Store = st; return h }
+	w.stop()
+	w.start()
+	defer w.stop()
+	watcher := w.online(&peer{id: "watcher", expiry: 100}, true)
+	watcher.subscribe(w, mq.Subscription{Filter: "w", QoS: 1})
+	watcher.leave(w, proper)
+	p := &peer{id: "p"}
+	if err := p.connect(w, true, &Will{Message: mq.Message{Topic: []byte("w"), Payload: []byte("will"), QoS: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	p.subscribe(w, mq.Subscription{Filter: "x", QoS: 1}, mq.Subscription{Filter: "$share/g/y", QoS: 1})
+	h.full.Store(true)
+	p.leave(w, abrupt)
+	h.full.Store(false)
+	w.housekeep()
+	if n := len(w.b.topics.match([]byte("x"), nil)) + len(w.b.topics.match([]byte("y"), nil)); n != 0 {
+		t.Errorf("%d subscriptions of a session that has ended", n)
+	}
+	if n := w.b.Stats.Subs.Load(); n != 1 {
+		t.Errorf("%d subscriptions counted, want 1", n)
+	}
+	w.online(p, false)
+	if p.wire.present {
+		t.Error("the session is there again")
+	}
+	w.send("y", "1", 1, false, &results{}, 1)
+	if w.drain(p); len(p.got) > 0 {
+		t.Errorf("got %v", p.got)
+	}
+}
+
+// TestRetainedOwedOnce: when all retained messages were sent, a restart does not
+// make them come again.
+func TestRetainedOwedOnce(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways)
+	for i := range 50 {
+		w.send(fmt.Sprint("r/", i), "x", mq.QoS(i%3), true, &results{}, i)
+	}
+	w.settle()
+	p := w.online(&peer{id: "p", expiry: 100}, true)
+	p.subscribe(w, mq.Subscription{Filter: "r/#", QoS: 2})
+	if w.drain(p); len(p.got) != 50 {
+		t.Errorf("%d came", len(p.got))
+	}
+	p.leave(w, proper)
+	w.restart()
+	defer w.stop()
+	w.online(p, false)
+	if w.drain(p); len(p.got) != 50 {
+		t.Errorf("%d came after a restart", len(p.got)-50)
+	}
+}

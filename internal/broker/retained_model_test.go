@@ -37,7 +37,7 @@ type retainedWorld struct {
 // [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT-3.3.1-8] [MQTT-3.3.1-9] [MQTT3-3.3.1-5] [MQTT3-3.3.1-6] [MQTT3-3.3.1-7] [MQTT3-3.3.1-8]
 // [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
 func TestRetainedModel(t *testing.T) {
-	for seed := range uint64(torture(5)) {
+	for seed := range uint64(torture(3)) {
 		w := &retainedWorld{
 			world: newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways), t: t,
 			r: rng(seed), told: &results{}, topics: map[string][]kept{}, sender: &peer{id: "sender", expiry: NeverExpires},
@@ -202,7 +202,7 @@ func (w *retainedWorld) lose() {
 // after something newer; also over a crash.
 // [MQTT-3.3.4-9]
 func TestRetainedOwed(t *testing.T) {
-	for seed := range uint64(torture(4)) {
+	for seed := range uint64(torture(2)) {
 		r := rng(seed)
 		for _, persistent := range []bool{false, true} {
 			if owedHistory(t, r, persistent); t.Failed() {
@@ -293,7 +293,7 @@ func ascending(t *testing.T, list []packet) {
 // replace them; the client ends with the newest of each.
 func TestRetainedLive(t *testing.T) {
 	watchdog(t, time.Duration(torture(60))*time.Second)
-	for seed := range uint64(torture(4)) {
+	for seed := range uint64(torture(2)) {
 		w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 		const topics, writers, each = 40, 3, 300
 		var wg sync.WaitGroup

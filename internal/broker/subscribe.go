@@ -30,7 +30,7 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, 
 	granted := make([]mq.Subscription, 0, len(subs))
 	for i, sub := range subs {
 		plain := false
-		results[i], plain = b.checkFilter(s, p, sub.Filter)
+		results[i], plain = b.checkFilter(s, p, &sub)
 		switch {
 		case plain && !s.mayHold(len(granted), sub.Filter):
 			results[i] = TooMany
@@ -110,12 +110,13 @@ func (s *Session) mayHold(more int, filter string) bool {
 	return had || len(s.subs)+more < limit
 }
 
-// checkFilter decides about one filter. plain tells that it becomes a
-// subscription: one's own P2P topic is granted and changes nothing.
-func (b *Broker) checkFilter(s *Session, p *mq.Principal, filter string) (r SubscribeResult, plain bool) {
-	topic, shared := filter, false
-	if isShared(filter) {
-		if _, topic, shared = cutShare(filter); !shared {
+// checkFilter decides about one filter, and notes in the subscription if it is
+// granted in part. plain tells that it becomes a subscription: one's own P2P
+// topic is granted and changes nothing.
+func (b *Broker) checkFilter(s *Session, p *mq.Principal, sub *mq.Subscription) (r SubscribeResult, plain bool) {
+	topic, shared := sub.Filter, false
+	if isShared(sub.Filter) {
+		if _, topic, shared = cutShare(sub.Filter); !shared {
 			return FilterInvalid, false
 		}
 	}
@@ -127,10 +128,17 @@ func (b *Broker) checkFilter(s *Session, p *mq.Principal, filter string) (r Subs
 		return Granted, false
 	case kind == mq.TopicP2P:
 		return Refused, false
-	case !b.auth.Allow(p, mq.Subscribe, []byte(topic)):
-		return Refused, false
 	}
-	return Granted, true
+	switch b.auth.Grant(p, []byte(topic)) {
+	case mq.GrantAll:
+		return Granted, true
+	case mq.GrantPart:
+		if !shared { // members may be allowed different things
+			sub.Reader = p
+			return Granted, true
+		}
+	}
+	return Refused, false
 }
 
 // subscribe makes a granted subscription work; with wants it is followed by

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"sync"
 
@@ -14,6 +15,8 @@ type topicTree struct {
 	mu    sync.RWMutex
 	exact map[string]*subscribers
 	root  node
+	// mayRead tells about a match with a reader.
+	mayRead func(reader *mq.Principal, topic []byte) bool
 }
 
 type node struct {
@@ -26,6 +29,7 @@ type node struct {
 // match is one subscriber of a topic.
 type match struct {
 	s       *Session
+	reader  *mq.Principal // not nil: only what it may read
 	qos     mq.QoS
 	noLocal bool
 }
@@ -39,7 +43,9 @@ type subscribers struct {
 
 const indexFrom = 16
 
-func (t *topicTree) init() { t.exact = make(map[string]*subscribers) }
+func (t *topicTree) init(mayRead func(*mq.Principal, []byte) bool) {
+	t.exact, t.mayRead = make(map[string]*subscribers), mayRead
+}
 
 func (u *subscribers) find(s *Session) int {
 	if u.index != nil {
@@ -92,7 +98,7 @@ func (u *subscribers) remove(s *Session) {
 
 // add puts or replaces the subscription of s. It is called with s locked.
 func (t *topicTree) add(sub mq.Subscription, s *Session) {
-	m := match{s: s, qos: sub.QoS, noLocal: sub.NoLocal}
+	m := match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !strings.ContainsAny(sub.Filter, "+#") {
@@ -223,6 +229,7 @@ func (t *topicTree) match(topic []byte, dst []match) []match {
 	} else {
 		dst = t.root.matchFrom(topic, true, dst, &sets)
 	}
+	dst = slices.DeleteFunc(dst, func(m match) bool { return m.reader != nil && !t.mayRead(m.reader, topic) })
 	if sets > 1 {
 		dst = unite(dst)
 	}

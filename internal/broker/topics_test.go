@@ -50,7 +50,7 @@ type listed struct {
 
 func treeAgainstList(t *testing.T, r *rand.Rand, count int) {
 	var tree topicTree
-	tree.init()
+	tree.init(nil)
 	sessions := make([]*Session, count)
 	for i := range sessions {
 		sessions[i] = &Session{id: fmt.Sprint(i)}

@@ -308,6 +308,8 @@ func (r *rules) Allow(p *mq.Principal, a mq.Action, topic []byte) bool {
 	return a == mq.Subscribe || r.allowed[p.User+" "+string(topic)]
 }
 
+func (*rules) Grant(*mq.Principal, []byte) mq.Grant { return mq.GrantAll }
+
 // TestWillRights: the rules of who had the connection hold when the will is
 // published, also after a crash; and its message expiry begins then.
 func TestWillRights(t *testing.T) {

@@ -41,9 +41,21 @@ const (
 	Subscribe
 )
 
-// Authorizer decides what a principal may do. Allow is called for every
-// publish, concurrently, and must not block or allocate.
+// Grant is how much of a topic filter a principal may subscribe to.
+type Grant uint8
+
+// The grants.
+const (
+	GrantNone Grant = iota
+	GrantPart       // of some topics it may not have the messages: Allow tells
+	GrantAll
+)
+
+// Authorizer decides what a principal may do. It is called for every publish,
+// concurrently, and must not block or allocate.
 type Authorizer interface {
-	// Allow takes a topic name for Publish and a topic filter for Subscribe.
+	// Allow takes a topic name.
 	Allow(p *Principal, a Action, topic []byte) bool
+	// Grant takes a topic filter.
+	Grant(p *Principal, filter []byte) Grant
 }

@@ -151,6 +151,7 @@ func (c *conn) ended(err error) {
 		c.setReason("the client did not connect in time")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.disconnect(mqtt.CodeKeepAliveTimeout, keepAliveTimeout) // [MQTT-3.1.2-22]
+		c.linger()                                                // over TLS another goroutine writes it
 	case errors.Is(err, io.EOF):
 		c.setReason("closed by the client without DISCONNECT")
 	default:

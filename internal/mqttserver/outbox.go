@@ -127,13 +127,25 @@ func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.
 		return
 	}
 	if reason.Failed() {
+		text := ackText(code)
+		if shown := c.revealed(reason); shown != reason {
+			reason, text = shown, ""
+		}
 		a := mqtt.Ack{Type: t, PacketID: pid, Code: reason}
-		buf = c.appendReason(buf, t, &a, &a.Properties, ackText(code))
+		buf = c.appendReason(buf, t, &a, &a.Properties, text)
 	} else {
 		buf = mqtt.AppendAck(buf, c.version, t, pid, reason)
 		c.srv.Stats.Sent[t].Add(1)
 	}
 	c.done(buf, b)
+}
+
+// revealed is the code of a refusal that the client may see.
+func (c *conn) revealed(code mqtt.ReasonCode) mqtt.ReasonCode {
+	if code == mqtt.CodeNotAuthorized && c.srv.opt.HideRefusals {
+		return mqtt.CodeUnspecifiedError
+	}
+	return code
 }
 
 // answers reports whether a packet ends what the client has under way: in MQTT
@@ -191,7 +203,7 @@ func (c *conn) append(buf []byte, t mqtt.PacketType, p packet) (_ []byte, fits b
 // [MQTT-3.4.2-2] [MQTT-3.5.2-2] [MQTT-3.14.2-3].
 func (c *conn) appendReason(buf []byte, t mqtt.PacketType, p packet, props *mqtt.Properties, reason string) []byte {
 	fits := false
-	if c.version == mqtt.V5 && c.problemInfo {
+	if c.version == mqtt.V5 && c.problemInfo && reason != "" {
 		props.ReasonString = []byte(reason)
 		props.Set(mqtt.PropReasonString)
 		buf, fits = c.append(buf, t, p)

@@ -34,6 +34,7 @@ type Options struct {
 	KeepAlive      uint16        // upper bound of an MQTT 5 client's keep alive, seconds; 0: no limit
 	MaxQoS         int           // 0 to 2: the highest that is taken, and granted
 	ResponseTopic  string        // response information for a client, %c being its client ID; "": none
+	HideRefusals   bool          // 0x80 instead of 0x87 in acknowledgements
 	StrictUTF8     bool          // control characters and non-characters in names are malformed
 	Connections    int           // 0: as many as file descriptors allow
 	PerAddress     int           // connections per remote address; 0: no limit

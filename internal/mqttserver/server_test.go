@@ -34,6 +34,13 @@ func (auth) Allow(_ *mq.Principal, _ mq.Action, topic []byte) bool {
 	return !strings.HasPrefix(string(topic), "secret/")
 }
 
+func (auth) Grant(_ *mq.Principal, filter []byte) mq.Grant {
+	if strings.HasPrefix(string(filter), "secret/") {
+		return mq.GrantNone
+	}
+	return mq.GrantAll
+}
+
 // serve starts a gateway on a store in memory and returns its address.
 func serve(t *testing.T, change func(*Options)) (*Server, string) {
 	t.Helper()

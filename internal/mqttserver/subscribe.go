@@ -44,6 +44,7 @@ func (c *conn) handleSubscribe(w *worker, first byte, body []byte) error {
 		if ack.Codes[i], ok = suback(r, subs[i].QoS, c.version); !ok {
 			return errNoCode
 		}
+		ack.Codes[i] = c.revealed(ack.Codes[i])
 	}
 	c.send(mqtt.SUBACK, &ack, &w.batch)
 	return nil

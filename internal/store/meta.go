@@ -47,6 +47,7 @@ const (
 	subRetainHandling    = 0x30
 	subRetainShift       = 4
 	subRetainedOwed      = 0x40
+	subReader            = 0x80
 )
 
 // meta is the Pebble half of a Store.
@@ -251,7 +252,31 @@ func subscriptionValue(sub *mq.Subscription) []byte {
 	if sub.RetainedOwed {
 		o |= subRetainedOwed
 	}
-	return binary.AppendUvarint([]byte{subscriptionVersion, o}, uint64(sub.ID))
+	if sub.Reader != nil {
+		o |= subReader
+	}
+	v := binary.AppendUvarint([]byte{subscriptionVersion, o}, uint64(sub.ID))
+	if sub.Reader != nil {
+		for _, s := range []string{sub.Reader.User, sub.Reader.AccessKey} {
+			v = binary.AppendUvarint(v, uint64(len(s)))
+			v = append(v, s...)
+		}
+	}
+	return v
+}
+
+// cutReader reads who subscribed from the end of a subscription's value.
+func cutReader(v []byte, clientID string) (*mq.Principal, bool) {
+	p := &mq.Principal{ClientID: clientID}
+	for _, s := range []*string{&p.User, &p.AccessKey} {
+		size, n := binary.Uvarint(v)
+		if n <= 0 || size > uint64(len(v)-n) {
+			return nil, false
+		}
+		*s = string(v[n : n+int(size)])
+		v = v[n+int(size):]
+	}
+	return p, len(v) == 0
 }
 
 // DeleteSubscriptions removes subscriptions by their filters.
@@ -278,7 +303,15 @@ func (s *Store) Subscriptions(clientID string) ([]mq.Subscription, error) {
 		if n <= 0 {
 			return metaError(fmt.Errorf("subscription of %q has a malformed identifier", clientID))
 		}
+		var reader *mq.Principal
+		if v[1]&subReader != 0 {
+			var ok bool
+			if reader, ok = cutReader(v[2+n:], clientID); !ok {
+				return metaError(fmt.Errorf("subscription of %q has a malformed reader", clientID))
+			}
+		}
 		subs = append(subs, mq.Subscription{
+			Reader:            reader,
 			Filter:            string(k[len(prefix):]),
 			QoS:               mq.QoS(v[1] & subQoS),
 			NoLocal:           v[1]&subNoLocal != 0,
