@@ -2,7 +2,7 @@
 # make run      build, and start the server
 # make test     all tests; with RACE=1 under the race detector (needs a C compiler)
 # make lint     all checks
-# make fuzz     each fuzz target for FUZZTIME (10s)
+# make fuzz     each fuzz target for FUZZTIME (10s), then the live server for LIVETIME (5m)
 # make torture  kill -9 at random moments, for TORTURE (10m)
 # make bench    Go benchmarks
 # make docs     docs/compat.md, from internal/compat and the tags in comments

@@ -8,6 +8,10 @@
 //	interop_test.go     other people's clients, one adapter each in interop_*_test.go
 //	kill_test.go        kill -9 at random moments; its senders, targets and ledger in kill_*_test.go
 //	stuck_test.go       a target that does not read
+//	scenario_*_test.go  scenarios/*.txt: packet traces, each version over TCP, TLS and WebSocket
+//	conformance_test.go packet sequences of another project
+//	malformed_test.go   what must not be taken, in tables; the rest in malformed_*_test.go
+//	fuzz_live_test.go   hostile connections, and witnesses beside them; the rest in fuzz_*_test.go
 //
 // The other files test one part of the contract each.
 //
@@ -18,6 +22,9 @@
 //
 //	HOMING_TEST_BINARY  test this binary instead of building one
 //	HOMING_TEST_RACE    1: build with the race detector
-//	HOMING_TEST_SEED    of the random choices of TestKill
+//	HOMING_TEST_SEED    of the random choices of TestKill and TestFuzzLive
 //	HOMING_TORTURE      how long TestKill goes on, 10m for example
+//	HOMING_FUZZ         how long TestFuzzLive loads the server
+//	HOMING_FUZZ_REPLAY  a file of connections that it plays instead
+//	HOMING_CONFORMANCE  directory that has sequences/*.json; see TestConformance
 package test

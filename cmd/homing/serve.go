@@ -169,7 +169,11 @@ func (s *server) listen() error {
 		if x.addr == "" {
 			continue
 		}
-		l, err := net.Listen("tcp", x.addr)
+		var lc net.ListenConfig
+		if x.name == "mqtt" || x.name == "mqtts" {
+			lc.KeepAlive = -1 // the gateway turns it on where MQTT's does not serve
+		}
+		l, err := lc.Listen(context.Background(), "tcp", x.addr)
 		if err != nil {
 			return fmt.Errorf("listen.%s: %w; choose another address with --%s", x.name, err, x.name)
 		}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -315,6 +316,35 @@ func TestGrowExpiries(t *testing.T) {
 	}
 	if n := len(w.b.expiries.heap); n > 100 {
 		t.Fatalf("%d deadlines for one client", n)
+	}
+}
+
+func TestGrowEndedSessions(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	defer w.stop()
+	for i := range 300 {
+		p := w.online(&peer{id: fmt.Sprint("p", i), expiry: 1 << 30}, true)
+		p.leave(w, proper)
+		w.online(p, false)
+		p.leave(w, Departure{Expiry: new(uint32)})
+	}
+	if n := len(w.b.expiries.heap); n > 10 {
+		t.Fatalf("%d deadlines of sessions that have ended", n)
+	}
+}
+
+// A session whose expiry becomes shorter ends at the new time. [MQTT-4.1.0-2]
+func TestSessionEndsEarlier(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	defer w.stop()
+	p := w.online(&peer{id: "p", expiry: 600}, true)
+	p.leave(w, proper)
+	p.expiry = 60
+	w.online(p, false)
+	p.leave(w, proper)
+	w.pass(100 * time.Second)
+	if w.online(p, false); p.wire.present {
+		t.Fatal("the session outlives its expiry")
 	}
 }
 

@@ -256,9 +256,9 @@ func (m *model) restartAll() {
 	for _, c := range m.clients {
 		if c.wire != nil {
 			m.disconnectClient(c, m.r.IntN(2) == 0)
+			m.check() // others may have got a will
 		}
 	}
-	m.check()
 	m.did("restart")
 	m.world.restart()
 	m.settled()

@@ -3,8 +3,10 @@ package mqttserver
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"math"
+	"net"
 	"strings"
 	"time"
 
@@ -278,8 +280,27 @@ func (c *conn) setKeepAlive(seconds uint16) uint16 {
 		seconds = longest
 	}
 	c.keepAlive = time.Duration(seconds) * time.Second * 3 / 2
+	if seconds == 0 {
+		c.probe()
+	}
 	return seconds
 }
+
+// probe turns TCP keep-alive on, for a client without a keep alive of MQTT: else
+// one that has vanished stays for ever. The others are spared the probes, each
+// of which wakes a sleeping device.
+func (c *conn) probe() {
+	nc := c.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if tcp, ok := nc.(*net.TCPConn); ok { // WebSocket listeners have it on
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: tcpIdle, Interval: tcpIdle, Count: 3})
+	}
+}
+
+// tcpIdle is the silence after which TCP asks whether the client is there.
+const tcpIdle = 2 * time.Minute
 
 // SendConnack implements broker.Conn.
 // [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT3-3.1.4-4] [MQTT3-3.2.0-1]
