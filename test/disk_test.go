@@ -12,7 +12,8 @@ import (
 )
 
 // TestDiskLimit: a full store refuses and loses nothing that it has
-// acknowledged; draining makes room again.
+// acknowledged; draining makes room again. A client that cannot be told is
+// disconnected. [MQTT3-4.8.0-2]
 func TestDiskLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 4 << 20

@@ -12,7 +12,8 @@ const (
 	AckMisplaced                  // the message is acknowledged by another packet now: a protocol error
 )
 
-// Puback takes the target's PUBACK for a message sent on conn.
+// Puback takes the target's PUBACK for a message sent on conn, whatever its reason
+// code [MQTT-4.4.0-2].
 func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,7 +22,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 		defer b.groups.Unlock()
 		d.grouped = true
 	}
-	if d.m.Retain {
+	if d.m.Retain { // else nothing retained changes [MQTT-3.3.1-8] [MQTT3-3.3.1-12]
 		b.retained.mu.Lock()
 		if code := b.mayRetain(d.m); code != mq.OK {
 			b.retained.mu.Unlock()

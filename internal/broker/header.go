@@ -18,7 +18,8 @@ func (s *Session) header(m *mq.Message, qos mq.QoS) Header {
 	return h
 }
 
-// describe sets what depends on the options of matching subscriptions.
+// describe sets what depends on the options of matching subscriptions, all of
+// them [MQTT-3.3.4-4].
 func (s *Session) describe(m *mq.Message, h *Header) {
 	if kind, _ := mq.ParseTopic(m.Topic); kind == mq.TopicP2P {
 		return

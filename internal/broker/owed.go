@@ -44,7 +44,7 @@ func (s *Session) oweNot(filter string) {
 // retainedChunk is how many retained messages are looked up at a time.
 const retainedChunk = 32
 
-// sendRetained sends some retained messages, and reports whether there may be
+// sendRetained sends some retained messages [MQTT3-3.3.1-6], and reports whether there may be
 // more to do. s is locked; the lock is released meanwhile.
 func (s *Session) sendRetained(b *Batch) bool {
 	if !s.win.admits(s.nextSeq, s.receiveMax) {

@@ -10,7 +10,8 @@ import (
 	"github.com/homing-mq/homing/internal/mq"
 )
 
-// retainedSet holds the retained message of every topic [MQTT-3.3.1-5]. Each is
+// retainedSet holds the retained message of every topic, whatever becomes of its
+// sender's session [MQTT-3.3.1-5] [MQTT3-3.3.1-5] [MQTT3-3.1.2-7]. Each is
 // the one entry of an inbox of its own in the store, so it is written together
 // with what the same publish leaves in the inboxes of subscribers, and expires
 // like any other; in memory is only where it is.
@@ -45,7 +46,8 @@ func levelKey(topic string) string { return strings.ReplaceAll(topic, "/", "\x00
 
 func topicOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }
 
-// retain makes the message the retained one of its topic, or with an empty
+// retain makes the message, of any QoS, the retained one of its topic
+// [MQTT3-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11], or with an empty
 // payload removes that [MQTT-3.3.1-6] [MQTT-3.3.1-7]. f waits for it. The ops of
 // a grouped delivery are submitted by the caller, who holds the lock until then.
 func (b *Broker) retain(d *delivery, f *fanout) {

@@ -286,8 +286,8 @@ func (m *member) move(msg *mq.Message, seq uint64, b *Batch) SendResult {
 	return Sent
 }
 
-// Complete implements Completer: the member has acknowledged a message it had,
-// or cannot any more.
+// Complete implements Completer: the member has acknowledged a message it had, a
+// refusal included [MQTT-4.8.2-6], or cannot any more.
 func (m *member) Complete(seq uint64, code mq.Code, b *Batch) {
 	l := m.of
 	l.s.mu.Lock()

@@ -160,7 +160,8 @@ func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *B
 	}
 }
 
-// putSubscription notes a subscription. It leaves the topic tree alone. s is
+// putSubscription notes a subscription, in the place of one with the same filter:
+// what that has brought so far stays [MQTT-3.8.4-4]. It leaves the topic tree alone. s is
 // locked.
 // [MQTT-3.8.4-3] [MQTT3-3.8.4-3]
 func (s *Session) putSubscription(sub mq.Subscription) {

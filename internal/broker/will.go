@@ -8,7 +8,7 @@ import (
 )
 
 // Will is the message to publish when a connection ends without a proper
-// DISCONNECT [MQTT-3.1.2-8]. It is stored before CONNECT is accepted
+// DISCONNECT [MQTT-3.1.2-8] [MQTT3-3.1.2-8]. It is stored before CONNECT is accepted
 // [MQTT-3.1.2-7], so it is published also after a crash of the server: then
 // its delay counts from the restart.
 type Will struct {

@@ -12,7 +12,8 @@ const (
 	acked                 // done with; waits for earlier entries to leave
 )
 
-// inflight is an entry of the window: sent on this connection, QoS 1 or 2.
+// inflight is an entry of the window: sent on this connection, QoS 1 or 2, and
+// there until PUBACK or PUBCOMP [MQTT-4.3.2-3] [MQTT-4.3.3-3] [MQTT-4.3.3-5].
 type inflight struct {
 	seq    uint64
 	rec    []byte // the record, while not durable

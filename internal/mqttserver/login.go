@@ -120,7 +120,8 @@ func (c *conn) sendAuth(code mqtt.ReasonCode, method string, data []byte, b *bro
 	return c.send(mqtt.AUTH, &ack, b)
 }
 
-// beginLogin takes a CONNECT with an authentication method.
+// beginLogin takes a CONNECT with an authentication method; without one there is
+// no AUTH from either side, and none in CONNACK [MQTT-4.12.0-6].
 func (c *conn) beginLogin(p *mqtt.Connect, who entrant, w *worker, body []byte) error {
 	l := &login{method: string(p.Properties.AuthMethod), who: who}
 	l.who.method = l.method

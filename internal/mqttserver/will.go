@@ -34,7 +34,8 @@ func (c *conn) checkWill(w *mqtt.Will) error {
 	return nil
 }
 
-// will returns the will of a CONNECT, a copy, or nil.
+// will returns the will of a CONNECT, a copy with its user properties in order,
+// or nil if it has none [MQTT-3.1.3-10] [MQTT3-3.1.2-12].
 func (c *conn) will(p *mqtt.Connect) *broker.Will {
 	if !p.HasWill {
 		return nil
@@ -44,9 +45,11 @@ func (c *conn) will(p *mqtt.Connect) *broker.Will {
 		Principal: *c.principal,
 		Message: mq.Message{
 			Topic: bytes.Clone(w.Topic), Payload: bytes.Clone(w.Payload), Props: w.Properties.AppendTravelling(nil),
-			QoS: mq.QoS(w.QoS), Retain: w.Retain && !isP2P(w.Topic), Keep: c.detail != nil && c.detail.session > 0,
+			QoS: mq.QoS(w.QoS), Keep: c.detail != nil && c.detail.session > 0,
 		},
 	}
+	// [MQTT-3.1.2-14] [MQTT-3.1.2-15] [MQTT3-3.1.2-16] [MQTT3-3.1.2-17]
+	out.Message.Retain = w.Retain && !isP2P(w.Topic)
 	if w.Properties.Has(mqtt.PropWillDelay) {
 		out.Delay = w.Properties.WillDelay
 	}
