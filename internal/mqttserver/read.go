@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -225,6 +226,12 @@ const connectPacketSize = 64 << 10
 // process handles the whole packets in the worker's buffer and flushes.
 func (c *conn) process(w *worker, handle handler) error {
 	c.srv.broker.Throttle()
+	if w.start < w.end && mqtt.TypeOf(w.buf[w.start]) == mqtt.PUBLISH {
+		// Of connections that have input at the same time, Go runs the latest
+		// first. Let what came shortly before go first, a SUBSCRIBE to this topic
+		// for example.
+		runtime.Gosched()
+	}
 	c.handling.Lock()
 	defer c.handling.Unlock()
 	if closing, _ := c.overloaded(); closing {
