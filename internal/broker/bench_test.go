@@ -54,7 +54,7 @@ func BenchmarkMatch(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				dst = t.match(topics[i%len(topics)], dst[:0])
+				dst = t.match(topics[i%len(topics)], nil, dst[:0])
 			}
 			if c.name != "exact" && len(dst) != c.want {
 				b.Fatalf("%d matches, want %d", len(dst), c.want)

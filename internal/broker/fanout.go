@@ -37,7 +37,8 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 			b.retained.mu.Unlock()
 		}
 	}
-	b.match(d.m.Topic, src.Session, batch)
+	batch.matches = b.topics.match(d.m.Topic, src.Session, batch.matches[:0])
+	d.publisher = src.Session
 	if len(batch.matches) == 0 && !d.m.Retain {
 		return b.refuse(d, mq.DropNoSubscriber, mq.NoTarget, batch)
 	}
@@ -54,15 +55,6 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 		f.Complete(0, mq.OK, batch)
 	}
 	return mq.OK
-}
-
-// match sets batch.matches to who gets a message of the publisher, which may be
-// nil.
-func (b *Broker) match(topic []byte, publisher *Session, batch *Batch) {
-	batch.matches = b.topics.match(topic, batch.matches[:0])
-	batch.matches = slices.DeleteFunc(batch.matches, func(m match) bool {
-		return m.noLocal && m.s == publisher // [MQTT-3.8.3-3]
-	})
 }
 
 // mayRead reports whether a message comes by a subscription; reader is its
@@ -136,7 +128,16 @@ func (m *match) offer(d *delivery, f *fanout, b *Batch) {
 	if d.qos > 0 && f != nil {
 		f.left.Add(1)
 	}
-	m.s.deliver(d, b)
+	if m.s != d.publisher || m.s.special == 0 {
+		m.s.deliver(d, b)
+		return
+	}
+	// One's own message: No Local subscriptions have no part in it.
+	own := *d
+	msg := m.s.address(d.m)
+	own.m, own.rec = &msg, nil
+	m.s.deliver(&own, b)
+	d.group = own.group
 }
 
 // offerGroup delivers a QoS 2 message of a persistent sender: what is stored for

@@ -1,6 +1,10 @@
 package broker
 
-import "github.com/homing-mq/homing/internal/mq"
+import (
+	"slices"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
 
 // header returns what a PUBLISH of m to this client says besides the message,
 // without Seq, PacketID and Dup. s is locked.
@@ -13,19 +17,19 @@ func (s *Session) header(m *mq.Message, qos mq.QoS) Header {
 	case m.Addressed:
 		h.Retain = m.Retain
 	case s.special > 0:
-		s.describe(m, &h)
+		s.describe(m, false, &h)
 	}
 	return h
 }
 
 // describe sets what depends on the options of matching subscriptions, all of
-// them [MQTT-3.3.4-4].
-func (s *Session) describe(m *mq.Message, h *Header) {
+// them [MQTT-3.3.4-4]; for a message of its own without those with No Local.
+func (s *Session) describe(m *mq.Message, own bool, h *Header) {
 	if kind, _ := mq.ParseTopic(m.Topic); kind == mq.TopicP2P {
 		return
 	}
 	for _, sub := range s.subs {
-		if !special(&sub) || isShared(sub.Filter) || !mq.MatchFilter([]byte(sub.Filter), m.Topic) ||
+		if !special(&sub) || own && sub.NoLocal || isShared(sub.Filter) || !mq.MatchFilter([]byte(sub.Filter), m.Topic) ||
 			!s.b.mayRead(sub.Reader, m.Topic) {
 			continue
 		}
@@ -34,6 +38,20 @@ func (s *Session) describe(m *mq.Message, h *Header) {
 			h.SubscriptionIDs = append(h.SubscriptionIDs, sub.ID)
 		}
 	}
+}
+
+// address returns m, which the client itself has published, as a copy for it. s
+// is locked.
+func (s *Session) address(m *mq.Message) mq.Message {
+	var h Header
+	s.describe(m, true, &h)
+	own := *m
+	own.Addressed, own.Retain = true, h.Retain
+	own.Props = slices.Clone(m.Props)
+	for _, id := range h.SubscriptionIDs {
+		own.Props = mq.AppendSubscriptionID(own.Props, id)
+	}
+	return own
 }
 
 // special reports whether a subscription changes the packets it causes.

@@ -57,9 +57,10 @@ func (l *wire) SendPublish(m *mq.Message, h Header, b *Batch) SendResult {
 	l.room--
 	p := packet{topic: string(m.Topic), payload: string(m.Payload), qos: h.QoS, pid: h.PacketID, dup: h.Dup, retain: h.Retain}
 	p.ids = append(p.ids, h.SubscriptionIDs...)
-	if m.Addressed && len(m.Props) > 0 && m.Props[0] == 0x0B { // the messages of these tests have no other properties
-		id, _ := binary.Uvarint(m.Props[1:])
+	for rest := m.Props; m.Addressed && len(rest) > 0 && rest[0] == 0x0B; { // the messages of these tests have no other properties
+		id, n := binary.Uvarint(rest[1:])
 		p.ids = append(p.ids, uint32(id))
+		rest = rest[1+n:]
 	}
 	slices.Sort(p.ids)
 	l.in = append(l.in, p)

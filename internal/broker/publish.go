@@ -42,7 +42,8 @@ type delivery struct {
 	claimOf  mq.Inbox
 	claimPID uint16
 
-	lent bool // by a shared subscription, which is the origin
+	lent      bool     // by a shared subscription, which is the origin
+	publisher *Session // of an ordinary topic; nil: none of ours
 
 	// grouped: puts are collected in group, not submitted.
 	grouped bool

@@ -316,7 +316,7 @@ func TestWillStoreFull(t *testing.T) {
 	p.leave(w, abrupt)
 	h.full.Store(false)
 	w.housekeep()
-	if n := len(w.b.topics.match([]byte("x"), nil)) + len(w.b.topics.match([]byte("y"), nil)); n != 0 {
+	if n := len(w.b.topics.match([]byte("x"), nil, nil)) + len(w.b.topics.match([]byte("y"), nil, nil)); n != 0 {
 		t.Errorf("%d subscriptions of a session that has ended", n)
 	}
 	if n := w.b.Stats.Subs.Load(); n != 1 {

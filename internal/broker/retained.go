@@ -71,10 +71,12 @@ func (b *Broker) retain(d *delivery, f *fanout) {
 		} else {
 			b.Stats.Retained.Add(1)
 		}
-	case shown:
+	case shown || had && now.ops > 0: // also while it is being removed: that is not safe yet
+		if shown {
+			b.Stats.Retained.Add(-1)
+		}
 		now.gone, now.rec = true, nil
 		ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old, Owner: note})
-		b.Stats.Retained.Add(-1)
 	default:
 		return
 	}

@@ -17,13 +17,14 @@ type owedMessage struct {
 	topic     string
 	qos       mq.QoS
 	retain    bool
-	pid       uint16 // once sent
-	begun     bool   // sent, on some connection
-	here      bool   // sent on this one
-	received  bool   // the client has sent PUBREC
-	lost      bool   // acknowledged, but a crash may have undone it
-	unmarked  bool   // sent before a crash: DUP may be forgotten
-	releasing bool   // the client has PUBREL of this connection
+	pid       uint16  // once sent
+	begun     bool    // sent, on some connection
+	here      bool    // sent on this one
+	received  bool    // the client has sent PUBREC
+	lost      bool    // acknowledged, but a crash may have undone it
+	unmarked  bool    // sent before a crash: DUP may be forgotten
+	releasing bool    // the client has PUBREL of this connection
+	made      *packet // retain and identifiers, of one's own message; nil: those of the time of sending
 }
 
 // modelClient is a client, and what the standard says about its session.
@@ -410,16 +411,21 @@ func (m *model) publishClaimed(c *modelClient, src Source, msg *mq.Message) {
 // for anybody.
 func (m *model) route(from *modelClient, n int, topic string, qos mq.QoS, retain bool) (matched bool) {
 	for _, c := range m.clients {
-		best, local := -1, true
+		best, marked := -1, false
 		for _, sub := range c.subs {
-			if mq.MatchFilter([]byte(sub.Filter), []byte(topic)) {
-				best, local = max(best, int(sub.QoS)), local && sub.NoLocal
+			marked = marked || special(&sub)
+			if mq.MatchFilter([]byte(sub.Filter), []byte(topic)) && !(sub.NoLocal && c == from) {
+				best = max(best, int(sub.QoS))
 			}
 		}
-		matched = matched || best >= 0 && !(local && c == from)
+		matched = matched || best >= 0
 		q := &owedMessage{n: n, topic: topic, qos: min(qos, mq.QoS(max(best, 0))), retain: retain}
-		if best < 0 || local && c == from || !c.exists || c.wire == nil && q.qos == 0 {
+		if best < 0 || !c.exists || c.wire == nil && q.qos == 0 {
 			continue
+		}
+		if c == from && marked { // made for it now: No Local subscriptions have no part in it
+			q.made = &packet{}
+			q.made.retain, q.made.ids = c.header(q, true)
 		}
 		c.queue = append(c.queue, q)
 	}
@@ -548,7 +554,10 @@ func (m *model) takePublish(c *modelClient, k packet) {
 		m.t.Errorf("%s: too much: %v", c.id, k)
 		return
 	}
-	retain, ids := c.header(q)
+	retain, ids := c.header(q, false)
+	if q.made != nil {
+		retain, ids = q.made.retain, q.made.ids
+	}
 	want := packet{topic: q.topic, payload: fmt.Sprint(q.n), qos: q.qos, pid: q.pid, dup: q.begun, retain: retain, ids: ids}
 	if !q.begun {
 		want.pid = k.pid
@@ -571,9 +580,9 @@ func (m *model) takePublish(c *modelClient, k packet) {
 }
 
 // header is what the client's subscriptions say about a message now.
-func (c *modelClient) header(q *owedMessage) (retain bool, ids []uint32) {
+func (c *modelClient) header(q *owedMessage, own bool) (retain bool, ids []uint32) {
 	for _, sub := range c.subs {
-		if mq.MatchFilter([]byte(sub.Filter), []byte(q.topic)) {
+		if mq.MatchFilter([]byte(sub.Filter), []byte(q.topic)) && !(own && sub.NoLocal) {
 			retain = retain || q.retain && sub.RetainAsPublished
 			if sub.ID > 0 {
 				ids = append(ids, sub.ID)

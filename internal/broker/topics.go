@@ -210,10 +210,11 @@ func (n *node) empty() bool {
 	return n.here == nil && n.hash == nil && n.plus == nil && len(n.children) == 0
 }
 
-// match appends the subscribers of a topic name to dst, each session once. A
+// match appends the subscribers of a topic name to dst, each session once, but
+// No Local subscriptions of the publisher [MQTT-3.8.3-3], which may be nil. A
 // wildcard in level 1 does not match a topic that starts with $ [MQTT-4.7.2-1].
 // [MQTT-3.3.2-3] [MQTT-4.7.3-4] [MQTT3-3.3.2-3] [MQTT3-4.7.2-1] [MQTT3-4.7.3-4]
-func (t *topicTree) match(topic []byte, dst []match) []match {
+func (t *topicTree) match(topic []byte, publisher *Session, dst []match) []match {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	sets := 0
@@ -229,7 +230,9 @@ func (t *topicTree) match(topic []byte, dst []match) []match {
 	} else {
 		dst = t.root.matchFrom(topic, true, dst, &sets)
 	}
-	dst = slices.DeleteFunc(dst, func(m match) bool { return m.reader != nil && !t.mayRead(m.reader, topic) })
+	dst = slices.DeleteFunc(dst, func(m match) bool {
+		return m.noLocal && m.s == publisher || m.reader != nil && !t.mayRead(m.reader, topic)
+	})
 	if sets > 1 {
 		dst = unite(dst)
 	}
@@ -263,8 +266,7 @@ func (n *node) matchFrom(topic []byte, more bool, dst []match, sets *int) []matc
 }
 
 // unite leaves one match for each session, with the highest QoS
-// [MQTT-3.3.4-2]. No Local holds only if all overlapping ones ask for it.
-// [MQTT3-3.3.5-1]
+// [MQTT-3.3.4-2] [MQTT3-3.3.5-1].
 func unite(list []match) []match {
 	if len(list) <= 8 {
 		out := list[:0]
@@ -295,5 +297,4 @@ func unite(list []match) []match {
 
 func (m *match) merge(o match) {
 	m.qos = max(m.qos, o.qos)
-	m.noLocal = m.noLocal && o.noLocal
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/homing-mq/homing/internal/mqtt"
 )
 
 // Serve accepts MQTT over TCP (conf nil) or TLS from l until Shutdown closes
@@ -137,6 +139,23 @@ type webSocketConn struct {
 }
 
 func (c *webSocketConn) RemoteAddr() net.Addr { return c.remote }
+
+// Write sends each packet in a frame of its own. A frame may hold many, but
+// paho.mqtt.c looks at the second one only when another frame comes. b begins
+// and ends at a packet.
+func (c *webSocketConn) Write(b []byte) (written int, err error) {
+	for written < len(b) {
+		_, _, n, _, err := mqtt.Split(b[written:], mqtt.MaxPacketSize)
+		if n == 0 || err != nil {
+			n = len(b) - written
+		}
+		if _, err := c.Conn.Write(b[written : written+n]); err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return written, nil
+}
 
 // CloseWrite starts the closing handshake without waiting for its end.
 func (c *webSocketConn) CloseWrite() error {

@@ -1,0 +1,47 @@
+package mqttserver
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+// TestOnePacketAFrame: clients made with paho.mqtt.c do not look behind the first
+// packet of a frame.
+func TestOnePacketAFrame(t *testing.T) {
+	s, _ := serve(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ServeWebSocket(l, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	ws, _, err := websocket.Dial(ctx, "ws://"+l.Addr().String()+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ws.CloseNow() })
+	out := (&mqtt.Connect{ClientID: []byte("web"), CleanStart: true}).Append(nil, mqtt.V311)
+	out = (&mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Filter{{Topic: []byte("t"), QoS: 1}}}).Append(out, mqtt.V311)
+	for id := range uint16(5) {
+		out = (&mqtt.Publish{Topic: []byte("t"), QoS: 1, PacketID: id + 1, Payload: []byte("x")}).Append(out, mqtt.V311)
+	}
+	if err := ws.Write(ctx, websocket.MessageBinary, out); err != nil {
+		t.Fatal(err)
+	}
+	for frames := range 7 { // CONNACK, SUBACK, five PUBLISH; PUBACKs follow
+		_, frame, err := ws.Read(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, n, _, err := mqtt.Split(frame, mqtt.MaxPacketSize); err != nil || n != len(frame) {
+			t.Fatalf("frame %d has %d bytes, its first packet %d: % x", frames, len(frame), n, frame)
+		}
+	}
+}
