@@ -24,6 +24,9 @@ type Batch struct {
 	done  []completion
 	pumps []*Session
 	lost  []Conn // connections whose session the store has failed
+	// patient: its goroutine serves one session only, and may look for retained
+	// messages for long.
+	patient bool
 
 	// scratch of pump and route
 	entries []mq.Entry

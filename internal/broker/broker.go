@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,8 @@ type Broker struct {
 	unanswered   atomic.Int64 // ops with an owner that the store has not done yet
 	closing      atomic.Bool
 
+	searches chan struct{} // bounds how many goroutines look for retained messages
+
 	wg   sync.WaitGroup
 	stop chan struct{}
 }
@@ -75,7 +78,7 @@ type Broker struct {
 // New starts a broker: it loads the persistent sessions and runs until Close.
 // The store must call Committed with what it has done.
 func New(opt Options) (*Broker, error) {
-	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, opt: opt, stop: make(chan struct{}), slots: make(chan struct{}, backgroundSlots)}
+	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, opt: opt, stop: make(chan struct{}), slots: make(chan struct{}, backgroundSlots), searches: make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1))}
 	b.registry.init()
 	b.topics.init(b.mayRead)
 	b.wheel.init()

@@ -84,7 +84,7 @@ func (b *Broker) offerAll(d *delivery, f *fanout, batch *Batch) {
 	offline := batch.matches[:0]
 	for _, m := range batch.matches {
 		m.s.mu.Lock()
-		if m.s.conn == nil && m.qos > 0 && d.m.QoS > 0 && m.s.persistent() {
+		if m.qos > 0 && d.m.QoS > 0 && m.s.persistent() && m.s.away() {
 			m.s.mu.Unlock()
 			offline = append(offline, m)
 			continue
@@ -99,12 +99,22 @@ func (b *Broker) offerAll(d *delivery, f *fanout, batch *Batch) {
 	}
 }
 
-// offerStored delivers to sessions that were offline a moment ago.
+// away reports whether there is nobody to send to. s is locked.
+func (s *Session) away() bool {
+	if l := s.lender(); l != nil {
+		return l.online.Load() == 0
+	}
+	return s.conn == nil
+}
+
+// offerStored delivers to sessions that were away a moment ago. Groups are locked
+// before clients, as in offerGroup.
 func (b *Broker) offerStored(list []match, d *delivery, f *fanout, batch *Batch) {
 	if len(list) > 1 {
 		b.groups.Lock()
 		defer b.groups.Unlock()
 		d.grouped, d.group = true, batch.group[:0]
+		slices.SortStableFunc(list, func(x, y match) int { return x.s.rank() - y.s.rank() })
 	}
 	for i := range list {
 		list[i].s.mu.Lock()

@@ -28,14 +28,14 @@ func (s *Session) describe(m *mq.Message, own bool, h *Header) {
 	if kind, _ := mq.ParseTopic(m.Topic); kind == mq.TopicP2P {
 		return
 	}
-	for _, sub := range s.subs {
-		if !special(&sub) || own && sub.NoLocal || isShared(sub.Filter) || !mq.MatchFilter([]byte(sub.Filter), m.Topic) ||
-			!s.b.mayRead(sub.Reader, m.Topic) {
+	var few [4]match
+	for _, sub := range s.b.topics.of(s, m.Topic, few[:0]) {
+		if own && sub.noLocal || !s.b.mayRead(sub.reader, m.Topic) {
 			continue
 		}
-		h.Retain = h.Retain || m.Retain && sub.RetainAsPublished
-		if sub.ID != 0 {
-			h.SubscriptionIDs = append(h.SubscriptionIDs, sub.ID)
+		h.Retain = h.Retain || m.Retain && sub.rap
+		if sub.id != 0 {
+			h.SubscriptionIDs = append(h.SubscriptionIDs, sub.id)
 		}
 	}
 }

@@ -44,6 +44,26 @@ func (s *Session) oweNot(filter string) {
 // retainedChunk is how many retained messages are looked up at a time.
 const retainedChunk = 32
 
+// sendRetainedApart lets another goroutine go on with the retained messages: to
+// find them can take long, and whoever pumps now serves others too. s is locked.
+func (s *Session) sendRetainedApart() {
+	if s.owing {
+		return
+	}
+	s.owing = true
+	s.b.wg.Go(func() {
+		batch := Batch{patient: true}
+		batch.Begin()
+		s.mu.Lock()
+		if s.traffic != &noTraffic {
+			s.owing = false
+		}
+		s.mu.Unlock()
+		s.pump(&batch)
+		batch.Flush()
+	})
+}
+
 // sendRetained sends some retained messages [MQTT3-3.3.1-6], and reports whether there may be
 // more to do. s is locked; the lock is released meanwhile.
 func (s *Session) sendRetained(b *Batch) bool {
@@ -86,9 +106,15 @@ func (s *Session) sendRetained(b *Batch) bool {
 // lookUp finds retained messages and reads their records. next is the key to go
 // on with, "" at the end. No lock may be held.
 func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, next string) {
+	if batch.patient {
+		b.searches <- struct{}{} // some for all clients, so that the rest of the server goes on
+	}
 	b.retained.mu.Lock()
 	list, next = b.retained.find(filter, from, retainedChunk, batch.found[:0])
 	b.retained.mu.Unlock()
+	if batch.patient {
+		<-b.searches
+	}
 	batch.found = list
 	batch.buf = batch.buf[:0]
 	for i := range list {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"strings"
 	"unsafe"
 
 	"github.com/homing-mq/homing/internal/mq"
@@ -58,7 +59,14 @@ func (s *Session) pumpStep(b *Batch) bool {
 	if s.tail.n > 0 {
 		return s.sendQueued(b)
 	}
-	return len(s.owed) > 0 && s.sendRetained(b)
+	if len(s.owed) == 0 {
+		return false
+	}
+	if !b.patient && strings.ContainsAny(s.owed[0].sub.Filter, "+#") {
+		s.sendRetainedApart()
+		return false
+	}
+	return s.sendRetained(b)
 }
 
 // queuedSize is the memory of an entry of the tail besides its record, bytes.

@@ -236,7 +236,7 @@ func (r *retainedSet) matches(filter string) bool {
 }
 
 // maxSteps bounds how many keys one find looks at: the lock is held.
-const maxSteps = 1000
+const maxSteps = 200
 
 // find appends to dst the retained messages that match the filter, in order of
 // their keys from the first at or above from, at most limit. next is where to go

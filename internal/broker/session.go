@@ -82,7 +82,8 @@ type traffic struct {
 	dropFrom, dropTo, lowTo uint64
 	unsafe                  uint64 // no entry of the window below is pending
 
-	owed []*owed // subscriptions whose retained messages are not all sent
+	owed  []*owed // subscriptions whose retained messages are not all sent
+	owing bool    // a goroutine is about to send them
 
 	pendingBytes int64 // in memory only: pending and volatile entries
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown

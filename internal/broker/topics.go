@@ -32,6 +32,8 @@ type match struct {
 	reader  *mq.Principal // not nil: only what it may read
 	qos     mq.QoS
 	noLocal bool
+	rap     bool   // Retain As Published
+	id      uint32 // subscription identifier; 0: none
 }
 
 // subscribers is a set of sessions in a slice; the index is made when it is
@@ -98,7 +100,7 @@ func (u *subscribers) remove(s *Session) {
 
 // add puts or replaces the subscription of s. It is called with s locked.
 func (t *topicTree) add(sub mq.Subscription, s *Session) {
-	m := match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal}
+	m := match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !strings.ContainsAny(sub.Filter, "+#") {
@@ -235,6 +237,48 @@ func (t *topicTree) match(topic []byte, publisher *Session, dst []match) []match
 	})
 	if sets > 1 {
 		dst = unite(dst)
+	}
+	return dst
+}
+
+// of appends the subscriptions of one session that match a topic name to dst.
+func (t *topicTree) of(s *Session, topic []byte, dst []match) []match {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	dst = t.exact[string(topic)].of(s, dst)
+	n, rest, more := &t.root, topic, true
+	if topic[0] == '$' {
+		var level []byte
+		level, rest, more = bytes.Cut(topic, []byte{'/'})
+		if n = t.root.children[string(level)]; n == nil {
+			return dst
+		}
+	}
+	return n.of(s, rest, more, dst)
+}
+
+func (u *subscribers) of(s *Session, dst []match) []match {
+	if u == nil {
+		return dst
+	}
+	if i := u.find(s); i >= 0 {
+		dst = append(dst, u.list[i])
+	}
+	return dst
+}
+
+// of is matchFrom for one session.
+func (n *node) of(s *Session, topic []byte, more bool, dst []match) []match {
+	dst = n.hash.of(s, dst)
+	if !more {
+		return n.here.of(s, dst)
+	}
+	level, rest, more := bytes.Cut(topic, []byte{'/'})
+	if n.plus != nil {
+		dst = n.plus.of(s, rest, more, dst)
+	}
+	if c := n.children[string(level)]; c != nil {
+		dst = c.of(s, rest, more, dst)
 	}
 	return dst
 }
