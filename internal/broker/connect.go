@@ -305,7 +305,14 @@ func (b *Broker) Disconnect(s *Session, conn Conn, how Departure, batch *Batch) 
 	}
 	s.occupy()
 	s.mu.Unlock()
-	if b.publishWill(will, batch) {
+	settled := b.publishWill(will, batch)
+	if !settled && !b.closing.Load() { // else the next start does it
+		s.mu.Lock()
+		s.retryWill(will, batch.now)
+		s.mu.Unlock()
+		settled = true
+	}
+	if settled {
 		s.keepMeta()
 	}
 	s.mu.Lock()

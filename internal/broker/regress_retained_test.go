@@ -353,3 +353,40 @@ func TestRetainedOwedOnce(t *testing.T) {
 		t.Errorf("%d came after a restart", len(p.got)-50)
 	}
 }
+
+// TestWillTriedAgain: a will without delay that the store could not take is
+// published when it can, if its session goes on, like one with a delay; and the
+// deadline of the session is stored all the same.
+func TestWillTriedAgain(t *testing.T) {
+	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncAlways)
+	h := &fullStore{}
+	w.wrap = func(st mq.Store) mq.Store { h.Store = st; return h }
+	w.stop()
+	w.start()
+	defer w.stop()
+	watcher := w.online(&peer{id: "watcher", expiry: 100}, true)
+	watcher.subscribe(w, mq.Subscription{Filter: "w", QoS: 1})
+	watcher.leave(w, proper)
+	p := &peer{id: "p", expiry: 100}
+	if err := p.connect(w, true, &Will{Message: mq.Message{Topic: []byte("w"), Payload: []byte("will"), QoS: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	h.full.Store(true)
+	p.leave(w, abrupt)
+	h.full.Store(false)
+	_ = w.st.Sessions(func(id string, meta mq.SessionMeta) error {
+		if id == "p" && (meta.Deadline == 0 || len(meta.Will) == 0) {
+			t.Errorf("stored: deadline %d, will of %d bytes", meta.Deadline, len(meta.Will))
+		}
+		return nil
+	})
+	w.b.fireWills(time.Now().UnixMilli() + willRetry + 1000)
+	for range 100 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	w.settle()
+	w.online(watcher, false)
+	if w.drain(watcher); len(watcher.got) != 1 {
+		t.Errorf("the watcher has %v", watcher.got)
+	}
+}

@@ -162,8 +162,7 @@ func (b *Broker) fireWills(now int64) {
 				}
 				s.mu.Lock()
 				if !settled { // the store may take it later
-					s.will, w.due = w, batch.now+willRetry
-					b.wills.set(&w.timer, w.due)
+					s.retryWill(w, batch.now)
 				}
 				s.vacate()
 				s.unlock()
@@ -172,7 +171,14 @@ func (b *Broker) fireWills(now int64) {
 	}
 }
 
-// willRetry is when a delayed will that could not be stored is tried again,
+// retryWill puts back a will that the store could not take. s is locked and busy.
+func (s *Session) retryWill(w *Will, now int64) {
+	s.will, w.due = w, now+willRetry
+	w.timer.id = s.id
+	s.b.wills.set(&w.timer, w.due)
+}
+
+// willRetry is when a will that could not be stored is tried again,
 // milliseconds.
 const willRetry = 10_000
 

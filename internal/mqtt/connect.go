@@ -9,6 +9,7 @@ type Connect struct {
 	HasUsername bool   // the user name may be empty
 	HasPassword bool   // without a user name in MQTT 5 only
 	HasWill     bool   // Will counts
+	Bridge      bool   // 3.x: another server's bridge, known by bit 7 of the level
 	KeepAlive   uint16 // seconds; 0: off
 	ClientID    []byte // may be empty; what that means is the caller's
 	Username    []byte
@@ -79,14 +80,17 @@ func (c *Connect) reset() {
 }
 
 // decodeVersion reads the protocol name and level [MQTT-3.1.2-1]
-// [MQTT-3.1.2-2]. The level is set also when it is unknown. Bit 7, by which
-// some bridges make themselves known, is such a level; they then try without.
+// [MQTT-3.1.2-2]. The level is set also when it is unknown. By bit 7 of a 3.x
+// level bridges make themselves known, mosquitto's unless told otherwise.
 // [MQTT3-3.1.2-1] [MQTT3-3.1.2-2]
 func (c *Connect) decodeVersion(r *reader) error {
 	name := r.binary()
 	level := Version(r.byte())
 	if r.err != nil {
 		return r.err
+	}
+	if plain := level &^ bridgeBit; plain != level && (plain == V31 || plain == V311) {
+		level, c.Bridge = plain, true
 	}
 	switch string(name) {
 	case "MQTT":
@@ -104,6 +108,9 @@ func (c *Connect) decodeVersion(r *reader) error {
 	}
 	return nil
 }
+
+// bridgeBit of the protocol level is no part of the standard.
+const bridgeBit = 0x80
 
 // setFlags reads the connect flags.
 func (c *Connect) setFlags(r *reader) {
@@ -173,7 +180,11 @@ func (c *Connect) Append(dst []byte, v Version) []byte {
 	} else {
 		dst = appendString(dst, "MQTT")
 	}
-	dst = append(dst, byte(v), c.flags(v))
+	level := byte(v)
+	if c.Bridge && v != V5 {
+		level |= bridgeBit
+	}
+	dst = append(dst, level, c.flags(v))
 	dst = binary.BigEndian.AppendUint16(dst, c.KeepAlive)
 	if v == V5 {
 		dst = c.Properties.append(dst)

@@ -78,6 +78,7 @@ type detail struct {
 	session   uint32      // session expiry interval of CONNECT
 	silence   *time.Timer // WebSocket: ends the connection when the keep alive time is over
 	departure broker.Departure
+	bridge    bool       // 3.x: gets no message of its own back, and RETAIN as published
 	login     *login     // nil: without enhanced authentication
 	aliasesTo *aliasesTo // nil: the client takes none
 }

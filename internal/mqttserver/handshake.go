@@ -122,6 +122,9 @@ func (c *conn) connect(p *mqtt.Connect, w *worker, body []byte) error {
 	if p.Properties.Has(mqtt.PropMaximumPacketSize) {
 		c.maxPacket = min(p.Properties.MaximumPacketSize, c.maxPacket)
 	}
+	if p.Bridge {
+		c.more().bridge = true
+	}
 	if err := c.checkConnect(p); err != nil {
 		return c.refuseConnect(p, err, &w.batch)
 	}

@@ -79,6 +79,9 @@ func (c *conn) subscriptions(p *mqtt.Subscribe) ([]mq.Subscription, error) {
 			Filter: string(f.Topic), QoS: mq.QoS(min(int(f.QoS), c.srv.opt.MaxQoS)), NoLocal: f.NoLocal,
 			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
 		}
+		if c.detail != nil && c.detail.bridge {
+			subs[i].RetainAsPublished, subs[i].NoLocal = true, !bytes.HasPrefix(f.Topic, sharePrefix)
+		}
 		if p.Properties.Has(mqtt.PropSubscriptionID) {
 			subs[i].ID = p.Properties.SubscriptionID
 		}
