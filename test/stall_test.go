@@ -70,3 +70,43 @@ func TestManyIdentifiersStallNobody(t *testing.T) {
 		t.Errorf("200 messages took %v", took)
 	}
 }
+
+// TestSharedQoS0Stall: a member with QoS 0 whose connection was full once gets
+// messages again when it reads.
+func TestSharedQoS0Stall(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	member, err := s.dial("mqtt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer member.Close()
+	b := (&mqtt.Connect{ClientID: []byte("member"), CleanStart: true}).Append(nil, mqtt.V5)
+	b = (&mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Filter{{Topic: []byte("$share/g/x")}}}).Append(b, mqtt.V5)
+	if _, err := member.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	p := s.connect(mqtt.V5, "sender")
+	eventually(t, "subscribed", func() bool { return s.metric("homing_subscriptions") > 0 })
+	big := make([]byte, 100_000)
+	for range 200 { // nobody reads: the socket and the outbox are full
+		p.send(&mqtt.Publish{Topic: []byte("x"), Payload: big})
+	}
+	p.ping()
+	reader := newPeer(t, member, mqtt.V5)
+	eventually(t, "everything is read", func() bool {
+		n := len(reader.in)
+		time.Sleep(300 * time.Millisecond)
+		return n > 0 && len(reader.in) == n
+	})
+	for len(reader.in) > 0 {
+		<-reader.in
+	}
+	p.send(&mqtt.Publish{Topic: []byte("x"), Payload: []byte("again")})
+	p.ping()
+	select {
+	case <-reader.in:
+	case <-time.After(5 * time.Second):
+		t.Errorf("nothing comes any more; dropped %d", s.dropped("slow_consumer"))
+	}
+}

@@ -92,6 +92,9 @@ func (r *rule) compileTopic(topic string) error {
 	if !mq.ValidFilter([]byte(topic)) {
 		return fmt.Errorf("topic %q is not a topic filter; + and # stand alone in a level, # in the last one", topic)
 	}
+	if strings.HasPrefix(topic, string(sharePrefix)) {
+		return fmt.Errorf("topic %q: rules are about topics; leave $share and the group away", topic)
+	}
 	for i, text := range strings.Split(topic, "/") {
 		l := ruleLevel{first: i == 0}
 		switch text {

@@ -176,6 +176,7 @@ func TestRuleMistakes(t *testing.T) {
 		"no action":                  {Topic: "a", Allow: "publish"},
 		"topic is missing":           {Allow: "pub"},
 		"not a topic filter":         {Allow: "pub", Topic: "a/#/b"},
+		"rules are about topics":     {Deny: "sub", Topic: "$share/g/#"},
 		"after %":                    {Allow: "pub", Topic: "a/%x"},
 		"after % comes c":            {Allow: "pub", Topic: "a/100%"},
 	} {

@@ -245,6 +245,9 @@ func TestFileMistakes(t *testing.T) {
 		{"sys:\n  interval: 10ms\n", `homing.yml:2: sys.interval must be at least 1s, or 0s, not 10ms`, ""},
 		{"limits:\n  qos: 3\n", `homing.yml:2:8: limits.qos must be at most 2, not 3`, "3"},
 		{"mqtt:\n  response-topic: answers\n", `homing.yml:2: mqtt.response-topic must have %c, which stands for the client ID, not "answers"`, ""},
+		{"mqtt:\n  response-topic: answers/%c\n", `homing.yml:2: mqtt.response-topic must be PARENT/p2p/%c, more levels may follow, not "answers/%c": elsewhere nobody gets answers without subscribing`, ""},
+		{"mqtt:\n  response-topic: $SYS/p2p/%c\n", `homing.yml:2: mqtt.response-topic must be PARENT/p2p/%c, more levels may follow, not "$SYS/p2p/%c": elsewhere nobody gets answers without subscribing`, ""},
+		{"limits:\n  session-expiry: 1500ms\n", `homing.yml:2: limits.session-expiry must be whole seconds, not 1.5s: MQTT knows no others`, ""},
 		{"mqtt:\n  response-topic: answers/+/%c\n", `homing.yml:2: mqtt.response-topic must be a topic name, without + and #, not "answers/+/%c"`, ""},
 		{"store:\n  disk-limit: 1MiB\n", `homing.yml:2: store.disk-limit must be at least 16 times limits.packet-size`, ""},
 	} {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/homing-mq/homing/internal/mq"
 )
 
 // Listener is one address the server listens on.
@@ -60,15 +62,26 @@ func (l *loader) validate() error {
 		return l.errorf("limits.keep-alive", "must be whole seconds, not %s: MQTT knows no others", c.Limits.KeepAlive)
 	case c.Sys.Interval != 0 && c.Sys.Interval < time.Second:
 		return l.errorf("sys.interval", "must be at least 1s, or 0s, not %s", c.Sys.Interval)
+	case c.Limits.SessionExpiry%time.Second != 0:
+		return l.errorf("limits.session-expiry", "must be whole seconds, not %s: MQTT knows no others", c.Limits.SessionExpiry)
 	case c.MQTT.ResponseTopic != "" && !strings.Contains(c.MQTT.ResponseTopic, "%c"):
 		return l.errorf("mqtt.response-topic", "must have %%c, which stands for the client ID, not %q: clients would get each other's answers", c.MQTT.ResponseTopic)
 	case strings.ContainsAny(c.MQTT.ResponseTopic, "+#\x00"):
 		return l.errorf("mqtt.response-topic", "must be a topic name, without + and #, not %q", c.MQTT.ResponseTopic)
+	case c.MQTT.ResponseTopic != "" && !isResponseTopic(c.MQTT.ResponseTopic):
+		return l.errorf("mqtt.response-topic", "must be PARENT/p2p/%%c, more levels may follow, not %q: elsewhere nobody gets answers without subscribing", c.MQTT.ResponseTopic)
 	case c.Store.DiskLimit != 0 && c.Store.DiskLimit < 16*c.Limits.PacketSize:
 		return l.errorf("store.disk-limit", "must be at least 16 times limits.packet-size (%s), or 0, not %s: its segments must hold such a message",
 			c.Limits.PacketSize, c.Store.DiskLimit)
 	}
 	return nil
+}
+
+// isResponseTopic reports whether a topic is the P2P topic of the client that %c
+// stands for.
+func isResponseTopic(topic string) bool {
+	kind, target := mq.ParseTopic([]byte(topic))
+	return kind == mq.TopicP2P && string(target) == "%c"
 }
 
 func (l *loader) validateListeners() error {

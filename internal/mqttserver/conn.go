@@ -78,6 +78,7 @@ type detail struct {
 	session   uint32      // session expiry interval of CONNECT
 	silence   *time.Timer // WebSocket: ends the connection when the keep alive time is over
 	departure broker.Departure
+	lingers   bool       // the client is to read a last packet
 	bridge    bool       // 3.x: gets no message of its own back, and RETAIN as published
 	login     *login     // nil: without enhanced authentication
 	aliasesTo *aliasesTo // nil: the client takes none
@@ -153,20 +154,20 @@ func (c *conn) ended(err error) {
 	switch {
 	case errors.Is(err, errClosing):
 	case errors.Is(err, errRejected):
-		c.linger()
+		c.more().lingers = true
 	case errors.As(err, &p) && !c.connected.Load() && p.Code == mqtt.CodePacketTooLarge && c.announcesV5():
 		var b broker.Batch
 		c.version = mqtt.V5
 		_ = c.reject(p.Code, p.Error(), &b)
-		c.linger()
+		c.more().lingers = true
 	case errors.As(err, &p):
 		c.disconnect(p.Code, p.Error())
-		c.linger()
+		c.more().lingers = true
 	case errors.Is(err, os.ErrDeadlineExceeded) && !c.connected.Load():
 		c.setReason("the client did not connect in time")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.disconnect(mqtt.CodeKeepAliveTimeout, keepAliveTimeout) // [MQTT-3.1.2-22]
-		c.linger()                                                // over TLS another goroutine writes it
+		c.more().lingers = true                                   // over TLS another goroutine writes it
 	case errors.Is(err, io.EOF):
 		c.setReason("closed by the client without DISCONNECT")
 	default:
@@ -214,6 +215,12 @@ func (c *conn) abort() {
 func (c *conn) end() {
 	deepen()
 	defer c.srv.wg.Done()
+	if c.sess != nil {
+		c.guard((*conn).leave)
+	}
+	if c.detail != nil && c.detail.lingers {
+		c.linger()
+	}
 	c.out.mu.Lock()
 	c.out.closed = true
 	c.out.buf = nil
@@ -225,9 +232,6 @@ func (c *conn) end() {
 			d.silence.Stop()
 		}
 		d.login.end()
-	}
-	if c.sess != nil {
-		c.guard((*conn).leave)
 	}
 	_ = c.nc.Close() // after the session: who sees the end may rely on it
 	c.srv.remove(c)
