@@ -52,9 +52,9 @@ func connectRows() (rows []malformed) {
 		for _, name := range []string{"MQTT", "MQIsdp"} {
 			v, want := mqtt.V311, refuses(mqtt.ReturnUnacceptableVersion) // [MQTT3-3.1.2-2]
 			switch {
-			case name == "MQIsdp" && level == 3, name == "MQTT" && (level == 4 || level == 5):
+			case name == "MQIsdp" && level&0x7F == 3, name == "MQTT" && (level&0x7F == 4 || level == 5): // bit 7: a bridge
 				continue
-			case level > 5: // [MQTT-3.1.2-2]
+			case level > 5 && level != 0x83 && level != 0x84: // [MQTT-3.1.2-2]
 				v, want = mqtt.V5, refuses(mqtt.CodeUnsupportedProtocolVersion)
 			}
 			rows = append(rows, malformed{fmt.Sprintf("%s, version %d", name, level), v, false, frame(0x10, text(name), fmt.Sprintf("%02X", level), rest), want})

@@ -40,6 +40,7 @@ func (c *conn) firstPacket(w *worker, first byte, body []byte) error {
 		err = errLongLength
 	}
 	if err != nil {
+		c.problemInfo = true // nobody knows what the client wants
 		return c.refuseConnect(p, err, &w.batch)
 	}
 	return c.connect(p, w, body)

@@ -621,3 +621,36 @@ func TestWrongAcknowledgement(t *testing.T) {
 		}
 	}
 }
+
+// TestMalformedConnectIsExplained: CONNACK says what is wrong.
+func TestMalformedConnectIsExplained(t *testing.T) {
+	_, addr := serve(t, nil)
+	p := dial(t, addr, mqtt.V5)
+	p.send(&mqtt.Connect{CleanStart: true, HasWill: true, Will: mqtt.Will{Topic: []byte("a/+"), Payload: []byte("x")}})
+	var ack mqtt.Connack
+	p.expect(mqtt.CONNACK, func(first byte, body []byte) error { return ack.Decode(first, body, p.v) })
+	if !ack.Code.Failed() || len(ack.Properties.ReasonString) == 0 {
+		t.Errorf("CONNACK %v, reason %q", ack.Code, ack.Properties.ReasonString)
+	}
+}
+
+// TestBridge: a bridge of 3.x gets no message of its own back, and RETAIN as it
+// was published.
+func TestBridge(t *testing.T) {
+	_, addr := serve(t, nil)
+	for _, v := range []mqtt.Version{mqtt.V31, mqtt.V311} {
+		p := dial(t, addr, v)
+		p.send(&mqtt.Connect{ClientID: []byte("bridge"), CleanStart: true, Bridge: true})
+		p.expectConnack(0)
+		p.subscribe(mqtt.Filter{Topic: []byte("br/#")}, 0)
+		other := connect(t, addr, "other", v)
+		p.send(&mqtt.Publish{Topic: []byte("br/x"), Payload: []byte("own")})
+		p.expectAlive()
+		other.send(&mqtt.Publish{Topic: []byte("br/x"), Payload: []byte("far"), Retain: true})
+		if m := p.expectPublish(); string(m.Payload) != "far" || !m.Retain {
+			t.Errorf("%v: %q, retain %v", v, m.Payload, m.Retain)
+		}
+		other.send(&mqtt.Publish{Topic: []byte("br/x"), Retain: true})
+		p.expectPublish()
+	}
+}
