@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -303,6 +304,9 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 	defer s.close()
 	s.serve()
 	if every := cfg.Sys.Interval; every > 0 {
+		if !slices.ContainsFunc(cfg.Auth.Rules, func(r config.Rule) bool { return strings.HasPrefix(r.Topic, "$SYS") }) {
+			log.Warn("sys.interval is set, but no rule of auth.rules names $SYS: nobody can read the statistics")
+		}
 		stop, stopped := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(stopped)

@@ -144,6 +144,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 		} else {
 			s.b.wills.set(&s.will.timer, s.will.due)
 		}
+		will.leave()
 	}
 	if meta.ExpirySeconds != NeverExpires {
 		deadline := meta.Deadline

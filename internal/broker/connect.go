@@ -429,11 +429,23 @@ func (s *Session) saveMeta(meta mq.SessionMeta) error {
 func (s *Session) keepMeta() {
 	s.mu.Lock()
 	meta := mq.SessionMeta{ExpirySeconds: s.expiry, Deadline: s.deadline}
-	if s.will != nil {
-		meta.Will, meta.WillDue = s.will.encode(), s.will.due
-	}
+	will := s.will
 	s.mu.Unlock()
-	if err := s.saveMeta(meta); err != nil {
+	var err error
+	if will != nil {
+		meta.WillDue = will.due
+		meta.Will, err = s.b.stored(will)
+	}
+	if err == nil {
+		err = s.saveMeta(meta)
+	}
+	if err != nil {
 		s.b.log.Error("cannot save a session", "client", s.id, "error", err)
+		return
+	}
+	if will != nil {
+		s.mu.Lock()
+		will.leave()
+		s.mu.Unlock()
 	}
 }

@@ -19,6 +19,7 @@ type Will struct {
 	Expiry    uint32 // seconds from publication, if Expires
 
 	due   int64 // Unix ms when it is published; 0: the client is connected
+	left  bool  // its message is in the store only: it may wait for years
 	timer timer // in Broker.wills from then on
 }
 
@@ -70,6 +71,37 @@ func decodeWill(b []byte, clientID string) (*Will, error) {
 	return w, nil
 }
 
+// leave gives up the memory of a will that the store has.
+func (w *Will) leave() { w.Message, w.left = mq.Message{}, true }
+
+// stored returns the form of a will that the store has, or is to have.
+func (b *Broker) stored(w *Will) ([]byte, error) {
+	if !w.left {
+		return w.encode(), nil
+	}
+	meta, _, err := b.store.Session(w.timer.id)
+	return meta.Will, err
+}
+
+// message returns the message of a will as it is to be published at now.
+func (b *Broker) message(w *Will, now int64) (m mq.Message, err error) {
+	if m = w.Message; w.left {
+		var form []byte
+		var full *Will
+		if form, err = b.stored(w); err == nil {
+			full, err = decodeWill(form, w.timer.id)
+		}
+		if err != nil {
+			return m, err
+		}
+		m = full.Message
+	}
+	if w.Expires {
+		m.Expiry = now + int64(w.Expiry)*1000
+	}
+	return m, nil
+}
+
 // takeWill removes the will of the session, which is locked, and returns it if
 // it is to be published.
 func (s *Session) takeWill(publish bool) *Will {
@@ -101,9 +133,11 @@ func (b *Broker) publishWill(w *Will, batch *Batch) (settled bool) {
 		return true
 	}
 	batch.Begin()
-	m := w.Message
-	if w.Expires {
-		m.Expiry = batch.now + int64(w.Expiry)*1000
+	m, err := b.message(w, batch.now)
+	if err != nil {
+		b.log.Error("cannot read a will", "client", w.Principal.ClientID, "error", err)
+		b.drop(mq.DropStoreFailed)
+		return false
 	}
 	done := make(answer, 1)
 	code := b.Publish(Source{Principal: &w.Principal}, &m, done, 0, batch)

@@ -44,7 +44,7 @@ type Auth struct {
 	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name"`
 	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
 	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
-	HideRefusals bool        `key:"hide-refusals" doc:"tell MQTT 5 clients that something failed (0x80), not that it is not allowed (0x87)"`
+	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)"`
 	Rules        []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed, but subscribing to $SYS" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
 }
 

@@ -199,6 +199,8 @@ type Store interface {
 	// Sessions calls yield for every session until it fails. yield may keep
 	// meta.Will.
 	Sessions(yield func(clientID string, meta SessionMeta) error) error
+	// Session returns what PutSession has stored last, and whether it has.
+	Session(clientID string) (meta SessionMeta, ok bool, err error)
 	PutSubscriptions(clientID string, subs []Subscription) error
 	DeleteSubscriptions(clientID string, filters []string) error
 	Subscriptions(clientID string) ([]Subscription, error)

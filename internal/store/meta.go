@@ -229,6 +229,22 @@ func (s *Store) Sessions(yield func(clientID string, sm mq.SessionMeta) error) e
 	})
 }
 
+// Session returns the metadata of one session, and whether there is any.
+func (s *Store) Session(clientID string) (sm mq.SessionMeta, ok bool, err error) {
+	v, closer, err := s.meta.db.Get(sessionKey(clientID))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return sm, false, nil
+	}
+	if err != nil {
+		return sm, false, metaError(err)
+	}
+	defer func() { _ = closer.Close() }()
+	if sm, ok = parseSession(v); !ok {
+		return sm, false, metaError(fmt.Errorf("session %q has an unknown form", clientID))
+	}
+	return sm, true, nil
+}
+
 // PutSubscriptions adds subscriptions of a session, or changes their options.
 func (s *Store) PutSubscriptions(clientID string, subs []mq.Subscription) error {
 	b := s.meta.db.NewBatch()

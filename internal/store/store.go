@@ -101,6 +101,9 @@ func Open(o Options) (_ *Store, err error) {
 			s.lock.Close()
 		}
 	}()
+	if err = inboxlog.MakeDir(o.FS, o.FS.PathJoin(o.Dir, metaName)); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	if s.meta, err = openMeta(o.FS, o.FS.PathJoin(o.Dir, metaName), o.Sync, o.SyncInterval, o.Logger); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}

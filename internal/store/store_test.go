@@ -193,6 +193,12 @@ func TestSessionVersions(t *testing.T) {
 	if err := s.PutSession("new", mq.SessionMeta{Will: []byte("will"), WillDue: 5}); err != nil {
 		t.Fatal(err)
 	}
+	if got, ok, err := s.Session("new"); err != nil || !ok || string(got.Will) != "will" || got.WillDue != 5 {
+		t.Errorf("Session: %+v %v %v", got, ok, err)
+	}
+	if _, ok, err := s.Session("nobody"); ok || err != nil {
+		t.Errorf("Session of nobody: %v %v", ok, err)
+	}
 	want := map[string]mq.SessionMeta{
 		"old": {ExpirySeconds: 3600, Deadline: 1_700_000_000_123},
 		"new": {Will: []byte("will"), WillDue: 5},
