@@ -265,3 +265,37 @@ func TestDataOfOldRun(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedQoS2FreesIdentifier: a QoS 2 message that the full store refuses
+// leaves no claim behind: after a restart the identifier is that of a new message.
+func TestRefusedQoS2FreesIdentifier(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "store.disk-limit=130MiB", "p2p.inbox-limit=0", "p2p.inbox-bytes=0")
+	off := s.connect(mqtt.V5, "off", persistent)
+	off.subscribe(2, "t")
+	off.vanish()
+	p := s.connect(mqtt.V5, "filler", persistent)
+	for _, size := range []int{1 << 20, 64 << 10, 4 << 10, 300, 10} {
+		for p.publish("kill/p2p/nobody", string(make([]byte, size)), 1) == 0 {
+		}
+	}
+	q := s.connect(mqtt.V5, "q", persistent)
+	refused := &mqtt.Publish{Topic: []byte("t"), Payload: []byte("refused"), QoS: 2, PacketID: 7}
+	q.send(refused)
+	if a := receive[*mqtt.Ack](q); !a.Code.Failed() {
+		t.Fatalf("%v", a.Code)
+	}
+	s.process.kill()
+	s.settings[2] = "store.disk-limit=1GiB"
+	s.start()
+	q = s.connect(mqtt.V5, "q", persistent)
+	q.send(&mqtt.Publish{Topic: []byte("t"), Payload: []byte("new"), QoS: 2, PacketID: 7})
+	if a := receive[*mqtt.Ack](q); a.Code != 0 {
+		t.Errorf("the new message: %v", a.Code)
+	}
+	off = s.connect(mqtt.V5, "off", persistent)
+	off.ping()
+	p = s.connect(mqtt.V5, "p2")
+	p.publish("kill/p2p/off", "end", 1)
+	off.wants("t", "new", 2)
+}

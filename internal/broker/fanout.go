@@ -18,6 +18,12 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 		f.left.Store(1) // ours, until all have been offered the message
 	}
 	if d.claimPID != 0 {
+		// Asked once, for all: if only some could be stored, the claim would stay and
+		// swallow the sender's next message. What clears a retained message makes room.
+		if err := b.store.Admit(mq.RecordSize(d.m)); err != nil && (!d.m.Retain || len(d.m.Payload) > 0) {
+			return b.refuse(d, dropOf(err), codeOf(err), batch)
+		}
+		d.admitted = true
 		b.groups.Lock()
 		defer b.groups.Unlock()
 		d.grouped = true

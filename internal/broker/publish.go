@@ -45,6 +45,8 @@ type delivery struct {
 	lent      bool     // by a shared subscription, which is the origin
 	publisher *Session // of an ordinary topic; nil: none of ours
 
+	admitted bool // the store has been asked
+
 	// grouped: puts are collected in group, not submitted.
 	grouped bool
 	group   []mq.Op
@@ -267,9 +269,11 @@ func (s *Session) hold(n int) {
 // keep writes the message to the store and queues it for sending.
 // [MQTT3-3.1.2-5]
 func (s *Session) keep(d *delivery, b *Batch) {
-	if err := s.b.store.Admit(mq.RecordSize(d.m)); err != nil {
-		s.b.refuse(d, dropOf(err), codeOf(err), b)
-		return
+	if !d.admitted {
+		if err := s.b.store.Admit(mq.RecordSize(d.m)); err != nil {
+			s.b.refuse(d, dropOf(err), codeOf(err), b)
+			return
+		}
 	}
 	if !s.makeRoom(mq.RecordSize(d.m), b) {
 		s.b.refuse(d, mq.DropInboxFull, mq.InboxFull, b)

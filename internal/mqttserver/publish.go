@@ -1,6 +1,7 @@
 package mqttserver
 
 import (
+	"bytes"
 	"errors"
 
 	"github.com/homing-mq/homing/internal/broker"
@@ -43,6 +44,9 @@ func (c *conn) handlePublish(w *worker, first byte, body []byte) error {
 		return errQoS
 	case len(p.Props) > 0 && badPayload(p.Props, p.Payload, &w.props):
 		return c.refusePayload(p, &w.batch)
+	case c.isNotification(p.Topic):
+		c.swallow(p, &w.batch)
+		return nil
 	}
 	m := &w.msg
 	*m = mq.Message{
@@ -53,6 +57,29 @@ func (c *conn) handlePublish(w *worker, first byte, body []byte) error {
 		m.Expiry = w.batch.Now() + int64(p.Expiry)*1000
 	}
 	return c.publish(m, p.PacketID, w)
+}
+
+// isNotification reports whether this is a bridge that says on a topic of the
+// server's own how it is. It gives up if that closes its connection, and MQTT 3
+// has no other way to refuse it.
+func (c *conn) isNotification(topic []byte) bool {
+	return c.detail != nil && c.detail.bridge && bytes.HasPrefix(topic, bridgeTopics)
+}
+
+var bridgeTopics = []byte("$SYS/broker/connection/")
+
+// swallow acknowledges a PUBLISH that goes nowhere.
+func (c *conn) swallow(p *mqtt.Publish, b *broker.Batch) {
+	c.srv.broker.Stats.Dropped[mq.DropNotAuthorized].Add(1)
+	if p.QoS == 0 {
+		return
+	}
+	kind := broker.Puback
+	if p.QoS == 2 {
+		kind = broker.Pubrec
+	}
+	c.unacked.Add(1) // the answer takes it back
+	c.SendAck(kind, p.PacketID, mq.OK, b)
 }
 
 // isP2P reports whether a topic is P2P, or meant to be: RETAIN then says

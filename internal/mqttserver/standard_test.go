@@ -644,6 +644,8 @@ func TestBridge(t *testing.T) {
 		p.expectConnack(0)
 		p.subscribe(mqtt.Filter{Topic: []byte("br/#")}, 0)
 		other := connect(t, addr, "other", v)
+		p.send(&mqtt.Publish{Topic: []byte("$SYS/broker/connection/bridge/state"), Payload: []byte("1"), QoS: 1, PacketID: 9, Retain: true})
+		p.expectAck(mqtt.PUBACK, 9, 0)
 		p.send(&mqtt.Publish{Topic: []byte("br/x"), Payload: []byte("own")})
 		p.expectAlive()
 		other.send(&mqtt.Publish{Topic: []byte("br/x"), Payload: []byte("far"), Retain: true})

@@ -37,7 +37,7 @@ func (c *conn) checkWill(w *mqtt.Will) error {
 // will returns the will of a CONNECT, a copy with its user properties in order,
 // or nil if it has none [MQTT-3.1.3-10] [MQTT3-3.1.2-12].
 func (c *conn) will(p *mqtt.Connect) *broker.Will {
-	if !p.HasWill {
+	if !p.HasWill || c.isNotification(p.Will.Topic) {
 		return nil
 	}
 	w := &p.Will
