@@ -298,6 +298,21 @@ func (w *world) settle() {
 	}
 }
 
+// searching reports whether a session is about to send retained messages.
+func (w *world) searching() bool {
+	for i := range w.b.registry.shards {
+		for _, s := range w.b.registry.shards[i].snapshot() {
+			s.mu.Lock()
+			busy := s.owing || s.pumping
+			s.mu.Unlock()
+			if busy {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (w *wheel) busy() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

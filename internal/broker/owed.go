@@ -58,8 +58,7 @@ func (s *Session) sendRetainedApart() {
 		if s.traffic != &noTraffic {
 			s.owing = false
 		}
-		s.mu.Unlock()
-		s.pump(&batch)
+		s.pumpLocked(&batch)
 		batch.Flush()
 	})
 }

@@ -267,7 +267,7 @@ func (w *world) drain(peers ...*peer) {
 			}
 			before := len(p.packets) + len(p.held)
 			p.ack(w, 1<<30)
-			if w.settle(); len(p.packets)+len(p.held) != before || len(p.owes) > 0 {
+			if w.settle(); len(p.packets)+len(p.held) != before || len(p.owes) > 0 || w.searching() {
 				quiet = 0
 			}
 			p.receive()

@@ -14,6 +14,11 @@ const readBytes = 64 << 10
 // until the window or the outbox is full. s must not be locked.
 func (s *Session) pump(b *Batch) {
 	s.mu.Lock()
+	s.pumpLocked(b)
+}
+
+// pumpLocked is pump for a locked session, which it unlocks.
+func (s *Session) pumpLocked(b *Batch) {
 	if s.pumping {
 		s.again = true
 		s.mu.Unlock()
