@@ -287,12 +287,13 @@ func payloads(list []packet) (out []string) {
 
 // send publishes text without a session and waits for nothing.
 func (w *world) send(topic, text string, qos mq.QoS, retain bool, r *results, n int) {
-	w.batch.Begin()
+	var batch Batch // it may be called from a hook
+	batch.Begin()
 	m := &mq.Message{Topic: []byte(topic), Payload: []byte(text), QoS: qos, Retain: retain}
-	w.b.Publish(Source{Principal: &mq.Principal{}}, m, r, uint64(n), &w.batch)
+	w.b.Publish(Source{Principal: &mq.Principal{}}, m, r, uint64(n), &batch)
 	clear(m.Topic) // borrowed until Publish returns: show who keeps it
 	clear(m.Payload)
-	w.batch.Flush()
+	batch.Flush()
 }
 
 // restart is a graceful one; the clients must be gone.
