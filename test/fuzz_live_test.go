@@ -347,7 +347,7 @@ func (f *fuzz) reached() {
 		return
 	}
 	names := []string{
-		"homing_connections_taken_over_total", "homing_messages_resent_total", "homing_messages_stored_total", "homing_writes_blocked_total",
+		"homing_connections_taken_over_total", "homing_messages_resent_total", "homing_messages_stored_total",
 		`homing_connections_refused_total{reason="credentials"}`, `homing_connections_refused_total{reason="other"}`,
 	}
 	for p := mqtt.CONNECT; p <= mqtt.AUTH; p++ {
@@ -356,7 +356,7 @@ func (f *fuzz) reached() {
 			names = append(names, fmt.Sprintf("homing_packets_total{direction=\"out\",type=%q}", p.String()))
 		}
 	}
-	for _, why := range []string{"bad_topic", "no_subscriber", "not_authorized", "offline", "slow_consumer"} {
+	for _, why := range []string{"bad_topic", "no_subscriber", "not_authorized", "offline"} {
 		names = append(names, fmt.Sprintf("homing_messages_dropped_total{reason=%q}", why))
 	}
 	for _, name := range names {

@@ -402,7 +402,7 @@ func (c *conn) disconnect(code mqtt.ReasonCode, reason string) {
 	var b broker.Batch
 	c.setReason(reason)
 	if buf := c.open(); buf != nil {
-		if c.version == mqtt.V5 && c.connected.Load() {
+		if c.connected.Load() && c.version == mqtt.V5 {
 			d := mqtt.Disconnect{Code: code}
 			buf = c.appendReason(buf, mqtt.DISCONNECT, &d, &d.Properties, reason)
 		}
