@@ -17,17 +17,24 @@ const (
 func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.win.find(pid)
+	e, r := s.sent(conn, pid)
 	switch {
-	case s.conn != conn:
-		return AckTaken
 	case e == nil:
-		return AckUnknown
+		return r
 	case e.flags&mq.FlagQoS != 1:
 		return AckMisplaced
 	}
 	s.acknowledge(e, batch)
 	return AckTaken
+}
+
+// sent returns the message under way with a packet identifier; or nil, and the
+// result of its acknowledgement. s is locked.
+func (s *Session) sent(conn Conn, pid uint16) (*inflight, AckResult) {
+	if s.conn != conn {
+		return nil, AckTaken
+	}
+	return s.win.find(pid), AckUnknown
 }
 
 // Pubrec takes the target's PUBREC. PUBREL follows when the store has noted
@@ -38,12 +45,10 @@ func (b *Broker) Puback(s *Session, conn Conn, pid uint16, batch *Batch) AckResu
 func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.win.find(pid)
+	e, r := s.sent(conn, pid)
 	switch {
-	case s.conn != conn:
-		return AckTaken
 	case e == nil:
-		return AckUnknown
+		return r
 	case e.flags&mq.FlagQoS != 2:
 		return AckMisplaced
 	case refused:
@@ -72,12 +77,10 @@ func (s *Session) release(e *inflight, b *Batch) {
 func (b *Broker) Pubcomp(s *Session, conn Conn, pid uint16, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.win.find(pid)
+	e, r := s.sent(conn, pid)
 	switch {
-	case s.conn != conn:
-		return AckTaken
 	case e == nil:
-		return AckUnknown
+		return r
 	case e.flags&mq.FlagReceived == 0:
 		return AckMisplaced
 	}

@@ -3,7 +3,6 @@ package mqttserver
 import (
 	"context"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -140,20 +139,8 @@ func TestEnhancedAuthentication(t *testing.T) {
 
 // TestEnhancedAuthenticationOverWebSocket, where reading blocks.
 func TestEnhancedAuthenticationOverWebSocket(t *testing.T) {
-	s, _ := serve(t, withTalker)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.ServeWebSocket(l, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	ws, _, err := websocket.Dial(ctx, "ws://"+l.Addr().String()+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, ws := dialWebSocket(t, withTalker)
 	p := &peer{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), t: t, v: mqtt.V5}
-	t.Cleanup(func() { _ = ws.CloseNow() })
 	p.send(hello("web", "TALK", "hello"))
 	p.expectAuth(mqtt.CodeContinueAuthentication, "TALK", "challenge")
 	p.send(authPacket(mqtt.CodeContinueAuthentication, "TALK", "bob"))

@@ -45,7 +45,7 @@ func (c *conn) handlePublish(w *worker, first byte, body []byte) error {
 	case len(p.Props) > 0 && badPayload(p.Props, p.Payload, &w.props):
 		return c.refusePayload(p, &w.batch)
 	case c.isNotification(p.Topic):
-		c.swallow(p, &w.batch)
+		c.answer(p, mq.DropNotAuthorized, mq.OK, &w.batch)
 		return nil
 	}
 	m := &w.msg
@@ -68,9 +68,9 @@ func (c *conn) isNotification(topic []byte) bool {
 
 var bridgeTopics = []byte("$SYS/broker/connection/")
 
-// swallow acknowledges a PUBLISH that goes nowhere.
-func (c *conn) swallow(p *mqtt.Publish, b *broker.Batch) {
-	c.srv.broker.Stats.Dropped[mq.DropNotAuthorized].Add(1)
+// answer counts a PUBLISH that the core does not get, and acknowledges it.
+func (c *conn) answer(p *mqtt.Publish, why mq.DropReason, code mq.Code, b *broker.Batch) {
+	c.srv.broker.Stats.Dropped[why].Add(1)
 	if p.QoS == 0 {
 		return
 	}
@@ -79,7 +79,7 @@ func (c *conn) swallow(p *mqtt.Publish, b *broker.Batch) {
 		kind = broker.Pubrec
 	}
 	c.unacked.Add(1) // the answer takes it back
-	c.SendAck(kind, p.PacketID, mq.OK, b)
+	c.SendAck(kind, p.PacketID, code, b)
 }
 
 // isP2P reports whether a topic is P2P, or meant to be: RETAIN then says
@@ -93,16 +93,10 @@ func isP2P(topic []byte) bool {
 // 3.3.2.3.2). The core does not get it: a QoS 2 identifier is not claimed, and
 // PUBREC ends the exchange [MQTT-4.3.3-9].
 func (c *conn) refusePayload(p *mqtt.Publish, b *broker.Batch) error {
-	c.srv.broker.Stats.Dropped[mq.DropBadPayload].Add(1)
+	c.answer(p, mq.DropBadPayload, mq.BadPayload, b)
 	if p.QoS == 0 {
 		return errPayload
 	}
-	kind := broker.Puback
-	if p.QoS == 2 {
-		kind = broker.Pubrec
-	}
-	c.unacked.Add(1) // the answer takes it back
-	c.SendAck(kind, p.PacketID, mq.BadPayload, b)
 	return nil
 }
 

@@ -11,10 +11,10 @@ import (
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
-// TestOnePacketAFrame: clients made with paho.mqtt.c do not look behind the first
-// packet of a frame.
-func TestOnePacketAFrame(t *testing.T) {
-	s, _ := serve(t, nil)
+// dialWebSocket starts a gateway and opens a WebSocket to it.
+func dialWebSocket(t *testing.T, change func(*Options)) (context.Context, *websocket.Conn) {
+	t.Helper()
+	s, _ := serve(t, change)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -27,6 +27,13 @@ func TestOnePacketAFrame(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ws.CloseNow() })
+	return ctx, ws
+}
+
+// TestOnePacketAFrame: clients made with paho.mqtt.c do not look behind the first
+// packet of a frame.
+func TestOnePacketAFrame(t *testing.T) {
+	ctx, ws := dialWebSocket(t, nil)
 	out := (&mqtt.Connect{ClientID: []byte("web"), CleanStart: true}).Append(nil, mqtt.V311)
 	out = (&mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Filter{{Topic: []byte("t"), QoS: 1}}}).Append(out, mqtt.V311)
 	for id := range uint16(5) {
