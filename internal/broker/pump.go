@@ -64,7 +64,7 @@ func (s *Session) pumpStep(b *Batch) bool {
 	if s.tail.n > 0 {
 		return s.sendQueued(b)
 	}
-	if len(s.owed) == 0 {
+	if len(s.owed) == 0 || s.b.closing.Load() { // then nobody may begin to read the store
 		return false
 	}
 	if !b.patient && strings.ContainsAny(s.owed[0].sub.Filter, "+#") {
