@@ -34,18 +34,19 @@ type Options struct {
 	Logger            *slog.Logger // nil: silent
 }
 
-// AccessKey is the key and secret of signature log-ins.
+// AccessKey is the key and secret of signature log-ins and signed requests.
 type AccessKey struct {
 	Key    string
 	Secret string
 }
 
-// Auth implements mq.Authenticator, mq.EnhancedAuthenticator and mq.Authorizer.
+// Auth implements mq.Authenticator, mq.EnhancedAuthenticator,
+// mq.RequestAuthenticator and mq.Authorizer.
 type Auth struct {
 	anonymous     bool
 	groupClientID bool
-	secrets       map[string]string // by access key; read only
-	noSecret      string            // takes the place of an unknown key's secret
+	keys          map[string]key // by access key; read only
+	noKey         key            // takes the place of an unknown one
 	usersFile     string
 	rules         []rule
 	topics        map[string]struct{}
@@ -69,6 +70,7 @@ type Auth struct {
 var (
 	_ mq.Authenticator         = (*Auth)(nil)
 	_ mq.EnhancedAuthenticator = (*Auth)(nil)
+	_ mq.RequestAuthenticator  = (*Auth)(nil)
 	_ mq.Authorizer            = (*Auth)(nil)
 )
 
@@ -105,27 +107,27 @@ func New(o Options) (*Auth, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := newDigestKey()
+	secret := newDigestKey()
 	a := &Auth{
 		anonymous:     o.Anonymous,
 		groupClientID: o.GroupClientID,
-		secrets:       make(map[string]string, len(o.AccessKeys)),
-		noSecret:      string(key[:]),
+		keys:          make(map[string]key, len(o.AccessKeys)),
+		noKey:         key{secret: secret[:]},
 		usersFile:     o.UsersFile,
 		rules:         rules,
 		topics:        make(map[string]struct{}, len(o.Topics)),
 		log:           o.Logger,
-		key:           key,
-		passwords:     newPasswords(key),
-		scram:         newSCRAMKeys(key),
+		key:           secret,
+		passwords:     newPasswords(secret),
+		scram:         newSCRAMKeys(secret),
 		failures:      newFailures(o.FailuresPerMinute),
-		devices:       newKnownDevices(key),
+		devices:       newKnownDevices(secret),
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	for _, k := range o.AccessKeys {
-		a.secrets[k.Key] = k.Secret
+		a.keys[k.Key] = key{secret: []byte(k.Secret), owner: &mq.Principal{AccessKey: k.Key}}
 	}
 	for _, t := range o.Topics {
 		a.topics[t] = struct{}{}
@@ -135,7 +137,7 @@ func New(o Options) (*Auth, error) {
 			return nil, err
 		}
 	}
-	a.open.Store(len(a.secrets) == 0 && a.users.Load() == nil)
+	a.open.Store(len(a.keys) == 0 && a.users.Load() == nil)
 
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
@@ -236,7 +238,7 @@ func (a *Auth) method(c *mq.Credentials) (checkFunc, error) {
 	name := c.Username
 	switch {
 	case strings.HasPrefix(name, signaturePrefix):
-		if len(a.secrets) == 0 {
+		if len(a.keys) == 0 {
 			return nil, mq.Errorf(mq.BadCredentials,
 				"signature login is not configured on this server; add auth.access-keys, or log in as a user")
 		}

@@ -17,6 +17,10 @@
 //     authentication: a user of the users file proves to know the password
 //     without sending it, and sees that the server knows it, too. See below.
 //
+//   - signed requests, for protocols without a login: an access key of Options
+//     signs every one of them (mq.RequestAuthenticator). An open server and one
+//     that lets anonymous clients in take unsigned ones.
+//
 // Token and device credential log-ins, JWT and certificates are not here yet;
 // a client that tries one of the first two is told so.
 //

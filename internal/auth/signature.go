@@ -30,11 +30,11 @@ func signedWith(secret, clientID string, password []byte) bool {
 
 func (a *Auth) checkSignature(_ context.Context, c *mq.Credentials) (*mq.Principal, error) {
 	accessKey, _, _ := strings.Cut(c.Username[len(signaturePrefix):], "|")
-	secret, known := a.secrets[accessKey]
+	k, known := a.keys[accessKey]
 	if !known {
-		secret = a.noSecret // same work, never right
+		k = a.noKey // same work, never right
 	}
-	if !signedWith(secret, c.ClientID, c.Password) || !known {
+	if !signedWith(string(k.secret), c.ClientID, c.Password) || !known {
 		return nil, nil
 	}
 	return &mq.Principal{ClientID: c.ClientID, AccessKey: accessKey}, nil

@@ -20,7 +20,7 @@ type Completer interface {
 type Batch struct {
 	now   int64 // Unix ms
 	mono  int64 // microseconds on a clock that never jumps
-	conns []Conn
+	conns []Flusher
 	done  []completion
 	pumps []*Session
 	lost  []Conn // connections whose session the store has failed
@@ -56,9 +56,15 @@ func (b *Batch) Begin() {
 // Now returns the batch's time in Unix milliseconds.
 func (b *Batch) Now() int64 { return b.now }
 
-// Touch notes that c has output to flush. A Conn calls it when its outbox gets
-// its first bytes since the last flush.
-func (b *Batch) Touch(c Conn) { b.conns = append(b.conns, c) }
+// Flusher has output that others cause: a connection.
+type Flusher interface {
+	// Flush writes what can be written without blocking.
+	Flush(b *Batch)
+}
+
+// Touch notes that c has output to flush. A connection calls it when its outbox
+// gets its first bytes since the last flush.
+func (b *Batch) Touch(c Flusher) { b.conns = append(b.conns, c) }
 
 func (b *Batch) complete(to Completer, token uint64, code mq.Code) {
 	if to != nil {

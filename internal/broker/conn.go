@@ -59,8 +59,7 @@ type Conn interface {
 	Takes(m *mq.Message, h Header) bool
 	// SendAck sends an acknowledgement, always, however full the outbox is.
 	SendAck(kind AckKind, pid uint16, code mq.Code, b *Batch)
-	// Flush writes what the socket takes without blocking.
-	Flush(b *Batch)
+	Flusher
 	// Close starts closing the connection and returns. The gateway calls
 	// Broker.Disconnect when it is closed, also then.
 	Close(reason CloseReason)

@@ -1,6 +1,9 @@
 package mq
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
 // Exchange is one enhanced authentication under way (section 4.12). It belongs to
 // one goroutine, is used once, and needs no closing: to give it up is to
@@ -33,4 +36,25 @@ type EnhancedAuthenticator interface {
 	// its user name and password say nothing here, the method alone decides. ctx
 	// bounds the whole exchange.
 	Begin(ctx context.Context, method string, c *Credentials) (e Exchange, ok bool)
+}
+
+// RequestAuthenticator is what an Authenticator is besides if it knows requests
+// that are signed one by one with an access key, and not a login.
+type RequestAuthenticator interface {
+	// AuthenticateRequest returns whose request r is. known is who sent the last
+	// one of the same connection, nil at first and after a refusal: it is not held
+	// up by failures of others at its address. An *Error refuses, with a code of Authenticator. It
+	// does not block and is called concurrently. The Principal has no client ID
+	// and must not be changed.
+	AuthenticateRequest(r SignedRequest, known *Principal, remote netip.Addr) (*Principal, error)
+}
+
+// SignedRequest is a request that may be signed.
+type SignedRequest interface {
+	// AccessKey is the key that it says it is signed with, borrowed; empty: not
+	// signed.
+	AccessKey() []byte
+	// SignedWith reports whether it is signed with that secret, which is borrowed.
+	// The time it takes depends on neither the secret nor the signature.
+	SignedWith(secret []byte) bool
 }

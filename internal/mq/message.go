@@ -23,6 +23,10 @@ const MaxClientID = 65535
 type Message struct {
 	Topic   []byte // full topic name as published
 	Payload []byte
+	// RealTopic is the topic name that the target of a P2P message sees instead
+	// of Topic (contract section 3: mqttRealTopic); empty: it sees Topic. Only
+	// gateways that take such a wish set it.
+	RealTopic []byte
 	// Props are the MQTT 5 properties that travel with the message (payload
 	// format, content type, response topic, correlation data, user
 	// properties) in their wire encoding, without the length prefix. Message
@@ -35,6 +39,14 @@ type Message struct {
 	// Addressed says that this copy was made for one subscriber: it is sent
 	// with Retain as it is here, and Props may hold a subscription identifier.
 	Addressed bool
+}
+
+// SeenTopic is the topic name that a receiver sees. It aliases the message.
+func (m *Message) SeenTopic() []byte {
+	if len(m.RealTopic) > 0 {
+		return m.RealTopic
+	}
+	return m.Topic
 }
 
 // Expired reports whether the message is worthless at now (Unix ms).

@@ -9,14 +9,16 @@ import (
 // the store writes, and what DecodeRecord turns back into a Message without
 // copying.
 //
-//	byte 0   bits 7-4 form (1, or 2: addressed), bit 3 keep, bit 2 retain, bits 1-0 QoS as published
+//	byte 0   bits 7-4 form (1, 2: addressed, 3: renamed), bit 3 keep, bit 2 retain, bits 1-0 QoS as published
 //	varint   expiry, Unix milliseconds, 0: never (unsigned)
 //	varint   length of the topic name, then the topic name
+//	         only if renamed: the topic name that the target sees, in the same way
 //	varint   length of the properties, then the properties (MQTT 5 encoding)
 //	rest     payload
 const (
 	recordPlain     = 1
 	recordAddressed = 2
+	recordRenamed   = 3
 )
 
 // ErrRecord says that bytes are not a message record: corruption, or a newer
@@ -25,14 +27,17 @@ var ErrRecord = errors.New("not a message record of a known version")
 
 // RecordSize returns an upper bound of the size of m's record in bytes.
 func RecordSize(m *Message) int {
-	return 1 + 3*binary.MaxVarintLen64 + len(m.Topic) + len(m.Props) + len(m.Payload)
+	return 1 + 4*binary.MaxVarintLen64 + len(m.Topic) + len(m.RealTopic) + len(m.Props) + len(m.Payload)
 }
 
 // AppendRecord appends the record form of m to dst.
 func AppendRecord(dst []byte, m *Message) []byte {
 	b := byte(recordPlain<<4) | byte(m.QoS)
-	if m.Addressed {
+	switch {
+	case m.Addressed:
 		b = byte(recordAddressed<<4) | byte(m.QoS)
+	case len(m.RealTopic) > 0:
+		b = byte(recordRenamed<<4) | byte(m.QoS)
 	}
 	if m.Keep {
 		b |= 8
@@ -44,6 +49,10 @@ func AppendRecord(dst []byte, m *Message) []byte {
 	dst = binary.AppendUvarint(dst, uint64(m.Expiry))
 	dst = binary.AppendUvarint(dst, uint64(len(m.Topic)))
 	dst = append(dst, m.Topic...)
+	if b>>4 == recordRenamed {
+		dst = binary.AppendUvarint(dst, uint64(len(m.RealTopic)))
+		dst = append(dst, m.RealTopic...)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(m.Props)))
 	dst = append(dst, m.Props...)
 	return append(dst, m.Payload...)
@@ -55,7 +64,7 @@ func DecodeRecord(m *Message, record []byte) error {
 		return ErrRecord
 	}
 	form := record[0] >> 4
-	if form != recordPlain && form != recordAddressed {
+	if form < recordPlain || form > recordRenamed {
 		return ErrRecord
 	}
 	m.QoS, m.Keep, m.Retain = QoS(record[0]&3), record[0]&8 != 0, record[0]&4 != 0
@@ -69,6 +78,12 @@ func DecodeRecord(m *Message, record []byte) error {
 	var ok bool
 	if m.Topic, rest, ok = cutBytes(rest); !ok {
 		return ErrRecord
+	}
+	m.RealTopic = nil
+	if form == recordRenamed {
+		if m.RealTopic, rest, ok = cutBytes(rest); !ok {
+			return ErrRecord
+		}
 	}
 	if m.Props, m.Payload, ok = cutBytes(rest); !ok {
 		return ErrRecord

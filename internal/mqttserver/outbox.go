@@ -65,7 +65,7 @@ func (c *conn) done(buf []byte, b *broker.Batch) {
 // packet is m for this client.
 func (c *conn) packet(m *mq.Message, h *broker.Header, now int64) mqtt.Publish {
 	p := mqtt.Publish{
-		QoS: byte(h.QoS), Dup: h.Dup, Retain: h.Retain, PacketID: h.PacketID, Topic: m.Topic, Payload: m.Payload,
+		QoS: byte(h.QoS), Dup: h.Dup, Retain: h.Retain, PacketID: h.PacketID, Topic: m.SeenTopic(), Payload: m.Payload,
 	}
 	if c.version == mqtt.V5 {
 		p.Props, p.SubscriptionIDs = m.Props, h.SubscriptionIDs

@@ -20,7 +20,7 @@
 // is used. It is there twice, at 0 and at 2048, in case a sector goes bad:
 //
 //	 0  8 bytes "homingsg"
-//	 8  u32     format version: 2
+//	 8  u32     format version: 3
 //	12  u32     epoch
 //	16  u64     salt, random
 //	24  u64     size: no frame reaches beyond
@@ -103,9 +103,11 @@
 //
 //	1  a name is a client ID, of at most 65535 bytes
 //	2  names of the server's own inboxes, with U+0000 in front, and 65551 bytes
+//	3  records of renamed messages (mq.AppendRecord), and delayed messages
 //
 // A reader of version 1 would take a longer name for damage, and a retained
-// message for one of a client with an odd name.
+// message for one of a client with an odd name. One of version 2 would drop
+// renamed messages as damaged and delayed ones as too old.
 //
 // # What is live, and getting space back
 //

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	formatVersion = 2 // of what is written; older ones are read, too
+	formatVersion = 3 // of what is written; older ones are read, too
 
 	frameHeaderSize = 40
 	frameAlign      = 8
