@@ -109,7 +109,7 @@ func TestConfigurationMistakes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			args := append([]string{"serve", "--http", "127.0.0.1:0", "--ws", "127.0.0.1:0"}, c.args...)
+			args := append([]string{"serve", "--http", "127.0.0.1:0", "--ws", "127.0.0.1:0", "--rocketmq", "", "--rocketmq-grpc", ""}, c.args...)
 			if c.file != "" {
 				if err := os.WriteFile(filepath.Join(dir, "homing.yml"), []byte(c.file), 0o600); err != nil {
 					t.Fatal(err)

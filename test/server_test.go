@@ -88,6 +88,11 @@ func (s *server) launch() {
 	for transport, addr := range s.addr {
 		args = append(args, "--"+transport, addr)
 	}
+	for _, transport := range []string{"rocketmq", "rocketmq-grpc"} { // on by default, where other servers are
+		if _, used := s.addr[transport]; !used {
+			args = append(args, "--"+transport, "")
+		}
+	}
 	for _, set := range s.settings {
 		args = append(args, "--set", set)
 	}

@@ -102,7 +102,7 @@ func (f *benchFlags) spawn(ctx context.Context, con *console) (s *bench.Spawned,
 		}
 	}
 	args := []string{
-		"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--mqtts", "", "--ws", "", "--wss", "", "--http", "",
+		"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--mqtts", "", "--ws", "", "--wss", "", "--http", "", "--rocketmq", "", "--rocketmq-grpc", "",
 		"--set", "log.format=json", "--set", "store.sync=" + f.StoreSync,
 	}
 	login, err := f.admit(dir)

@@ -44,12 +44,14 @@ func (con *console) env(name string) (value string) {
 
 // serverFlags are settings that have flags of their own.
 type serverFlags struct {
-	MQTT  *string `name:"mqtt" placeholder:"ADDR" help:"Address for MQTT over TCP (listen.mqtt)."`
-	MQTTS *string `name:"mqtts" placeholder:"ADDR" help:"Address for MQTT over TLS (listen.mqtts)."`
-	WS    *string `name:"ws" placeholder:"ADDR" help:"Address for MQTT over WebSocket (listen.ws)."`
-	WSS   *string `name:"wss" placeholder:"ADDR" help:"Address for MQTT over secure WebSocket (listen.wss)."`
-	HTTP  *string `name:"http" placeholder:"ADDR" help:"Address for metrics and health over HTTP (listen.http)."`
-	Data  *string `placeholder:"DIR" help:"Directory of stored messages (data)."`
+	MQTT         *string `name:"mqtt" placeholder:"ADDR" help:"Address for MQTT over TCP (listen.mqtt)."`
+	MQTTS        *string `name:"mqtts" placeholder:"ADDR" help:"Address for MQTT over TLS (listen.mqtts)."`
+	WS           *string `name:"ws" placeholder:"ADDR" help:"Address for MQTT over WebSocket (listen.ws)."`
+	WSS          *string `name:"wss" placeholder:"ADDR" help:"Address for MQTT over secure WebSocket (listen.wss)."`
+	RocketMQ     *string `name:"rocketmq" placeholder:"ADDR" help:"Address for RocketMQ SDKs, remoting (listen.rocketmq)."`
+	RocketMQGRPC *string `name:"rocketmq-grpc" placeholder:"ADDR" help:"Address for RocketMQ 5 SDKs, gRPC (listen.rocketmq-grpc)."`
+	HTTP         *string `name:"http" placeholder:"ADDR" help:"Address for metrics and health over HTTP (listen.http)."`
+	Data         *string `placeholder:"DIR" help:"Directory of stored messages (data)."`
 }
 
 // settings returns the flags that were given.
@@ -63,6 +65,8 @@ func (f *serverFlags) settings() []config.Flag {
 		{"--mqtts", "listen.mqtts", f.MQTTS},
 		{"--ws", "listen.ws", f.WS},
 		{"--wss", "listen.wss", f.WSS},
+		{"--rocketmq", "listen.rocketmq", f.RocketMQ},
+		{"--rocketmq-grpc", "listen.rocketmq-grpc", f.RocketMQGRPC},
 		{"--http", "listen.http", f.HTTP},
 		{"--data", "data", f.Data},
 	} {

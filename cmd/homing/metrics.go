@@ -9,6 +9,7 @@ import (
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 	"github.com/homing-mq/homing/internal/mqttserver"
+	"github.com/homing-mq/homing/internal/rocketmqserver"
 	"github.com/homing-mq/homing/internal/store"
 )
 
@@ -17,6 +18,7 @@ import (
 type collector struct {
 	b *broker.Broker
 	m *mqttserver.Server
+	r *rocketmqserver.Server // nil: off
 	s *store.Store
 }
 
@@ -30,6 +32,7 @@ var (
 	descSessions    = desc("sessions", "Sessions in memory: connected, persistent, or with writes under way.")
 	descSubs        = desc("subscriptions", "Subscriptions of all sessions.")
 	descRetained    = desc("retained_messages", "Retained messages.")
+	descDelayed     = desc("messages_delayed", "Messages that wait for their delivery time.")
 	descGroups      = desc("shared_subscriptions", "Shared subscriptions with members.")
 	descPending     = desc("pending_bytes", "Messages that are in memory only, bytes.")
 	descAccepted    = desc("connections_accepted_total", "Accepted connections.")
@@ -50,6 +53,12 @@ var (
 	descDisk        = desc("store_disk_bytes", "Bytes of the inbox log on disk, recycled segments included.")
 	descSegments    = desc("store_segments", "Segments of the inbox log in use.")
 	descQueued      = desc("store_queued_bytes", "Bytes that wait to be written.")
+	descRocketConns = desc("rocketmq_connections", "Open connections of RocketMQ clients.", "protocol")
+	descRocketNew   = desc("rocketmq_connections_accepted_total", "Accepted connections of RocketMQ clients.", "protocol")
+	descRocketBad   = desc("rocketmq_refused_total", "Refused RocketMQ connections (limit) and requests (credentials).", "protocol", "reason")
+	descRocketReqs  = desc("rocketmq_requests_total", "Requests of RocketMQ clients.", "protocol")
+	descRocketSends = desc("rocketmq_messages_total", "Messages of RocketMQ clients: answered with SEND_OK, or refused.", "protocol", "outcome")
+	descRocketBytes = desc("rocketmq_bytes_total", "Bytes of remoting connections.", "direction")
 	descPanics      = desc("panics_total", "Connections closed because of a bug.")
 )
 
@@ -58,8 +67,8 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeBy
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v int64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
 	count := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
@@ -70,6 +79,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descSessions, int64(c.b.Sessions()))
 	gauge(descSubs, s.Subs.Load())
 	gauge(descRetained, s.Retained.Load())
+	gauge(descDelayed, s.Delayed.Load())
 	gauge(descGroups, s.Groups.Load())
 	gauge(descPending, c.b.PendingBytes())
 	count(descAccepted, g.Accepted.Load())
@@ -105,7 +115,29 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descDirect, s.Direct.Load())
 	count(descStored, s.Stored.Load())
 	count(descBlocked, g.Blocked.Load())
-	count(descPanics, g.Panics.Load())
+	panics := g.Panics.Load()
+	if c.r != nil {
+		panics += c.r.Stats.Panics.Load()
+		c.collectRocketMQ(gauge, count)
+	}
+	count(descPanics, panics)
+}
+
+// collectRocketMQ tells of the RocketMQ gateway.
+func (c *collector) collectRocketMQ(gauge func(*prometheus.Desc, int64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+	r := &c.r.Stats
+	for p := range rocketmqserver.Protocols {
+		name := p.String()
+		gauge(descRocketConns, int64(c.r.Connections(p)), name)
+		count(descRocketNew, r.Accepted[p].Load(), name)
+		count(descRocketBad, r.OverLimit[p].Load(), name, "limit")
+		count(descRocketBad, r.AuthFailed[p].Load(), name, "credentials")
+		count(descRocketReqs, r.Requests[p].Load(), name)
+		count(descRocketSends, r.Accepts[p].Load(), name, "ok")
+		count(descRocketSends, r.Refuses[p].Load(), name, "refused")
+	}
+	count(descRocketBytes, r.BytesIn.Load(), "in")
+	count(descRocketBytes, r.BytesOut.Load(), "out")
 }
 
 // storeObserver makes the store's histograms.

@@ -29,7 +29,7 @@ func serverOn(t *testing.T, dir, address string, flags ...string) (url string, s
 	ctx, cancel := context.WithCancel(t.Context())
 	logRead, logWrite := io.Pipe()
 	args := append([]string{
-		"serve", "--data", dir, "--mqtt", address, "--mqtts", "", "--ws", "", "--wss", "", "--http", "",
+		"serve", "--data", dir, "--mqtt", address, "--mqtts", "", "--ws", "", "--wss", "", "--http", "", "--rocketmq", "", "--rocketmq-grpc", "",
 		"--set", "store.sync=os", "--set", "log.format=json", "--set", "log.level=debug",
 	}, flags...)
 	done := make(chan int, 1)

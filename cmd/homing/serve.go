@@ -25,26 +25,28 @@ import (
 	"github.com/homing-mq/homing/internal/config"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqttserver"
+	"github.com/homing-mq/homing/internal/rocketmqserver"
 	"github.com/homing-mq/homing/internal/store"
 )
 
 // server is everything that `homing serve` runs.
 type server struct {
-	cfg   *config.Config
-	log   *slog.Logger
-	store *store.Store
-	auth  *auth.Auth
-	core  *broker.Broker
-	mqtt  *mqttserver.Server
-	api   *api.Server
-	bound []listening
+	cfg      *config.Config
+	log      *slog.Logger
+	store    *store.Store
+	auth     *auth.Auth
+	core     *broker.Broker
+	mqtt     *mqttserver.Server
+	rocketmq *rocketmqserver.Server // nil: off
+	api      *api.Server
+	bound    []listening
 }
 
 // listening is a listener that is open.
 type listening struct {
 	name string // of the transport
 	l    net.Listener
-	tls  *tls.Config
+	tls  *tls.Config // nil: none, or the transport does not need one
 }
 
 // shutdownTime bounds the orderly shutdown.
@@ -64,15 +66,22 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := config.CheckExposure(cfg, s.auth.Anonymous(), insecure); err != nil {
 		return nil, err
 	}
-	if err := s.listen(); err != nil {
+	conf, err := s.certificate()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.listen(conf); err != nil {
 		return nil, err
 	}
 	metrics := prometheus.NewRegistry()
 	if err := s.startCore(metrics); err != nil {
 		return nil, err
 	}
+	if err := s.startRocketMQ(conf); err != nil {
+		return nil, err
+	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&collector{s.core, s.mqtt, s.store})
+		&collector{s.core, s.mqtt, s.rocketmq, s.store})
 	s.api = api.New(api.Options{Metrics: metrics, Ready: func() error { return s.store.Admit(1) }, Log: log})
 	return s, nil
 }
@@ -104,7 +113,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Store: st, Auth: s.auth, Log: s.log,
 		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
-		RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
+		DelayedLimit: cfg.Limits.Delayed, RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
 		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)
@@ -129,6 +138,23 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	return nil
 }
 
+// startRocketMQ makes the gateway for RocketMQ clients, if one listens.
+func (s *server) startRocketMQ(conf *tls.Config) (err error) {
+	cfg := s.cfg
+	if cfg.Listen.RocketMQ == "" && cfg.Listen.RocketMQGRPC == "" {
+		return nil
+	}
+	s.rocketmq, err = rocketmqserver.New(rocketmqserver.Options{
+		Broker: s.core, Auth: s.auth, Log: s.log, TLS: conf, Topics: cfg.Topics,
+		Advertise: cfg.RocketMQ.Advertise, AdvertiseGRPC: cfg.RocketMQ.AdvertiseGRPC, KeepNamespace: cfg.RocketMQ.KeepNamespace,
+		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
+		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal),
+		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
+	})
+	return err
+}
+
 // expirySeconds is the longest session expiry interval; 0 in the settings
 // means no limit.
 func expirySeconds(d time.Duration) uint32 {
@@ -149,24 +175,35 @@ func responseTopic(cfg *config.Config) string {
 	return topic
 }
 
+// certificate reads the server's certificate; nil: there is none.
+func (s *server) certificate() (*tls.Config, error) {
+	if s.cfg.TLS.Cert == "" {
+		return nil, nil
+	}
+	cert, err := mqttserver.LoadCertificate(s.cfg.TLS.Cert, s.cfg.TLS.Key, func(err error) {
+		s.log.Error("cannot read the changed certificate; the old one stays in use", "error", err)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert: %w", err)
+	}
+	return cert.Config(), nil
+}
+
 // listen opens the listeners, so that a port in use is told before the store
 // is touched.
-func (s *server) listen() error {
-	var conf *tls.Config
-	if s.cfg.TLS.Cert != "" {
-		cert, err := mqttserver.LoadCertificate(s.cfg.TLS.Cert, s.cfg.TLS.Key, func(err error) {
-			s.log.Error("cannot read the changed certificate; the old one stays in use", "error", err)
-		})
-		if err != nil {
-			return fmt.Errorf("tls.cert: %w", err)
-		}
-		conf = cert.Config()
-	}
+func (s *server) listen(conf *tls.Config) error {
 	at := &s.cfg.Listen
+	vip := ""
+	if s.cfg.RocketMQ.VIPChannel {
+		vip = s.cfg.VIPAddr()
+	}
 	for _, x := range []struct {
 		name, addr string
 		tls        bool
-	}{{"mqtt", at.MQTT, false}, {"mqtts", at.MQTTS, true}, {"ws", at.WS, false}, {"wss", at.WSS, true}, {"http", at.HTTP, false}} {
+	}{
+		{"mqtt", at.MQTT, false}, {"mqtts", at.MQTTS, true}, {"ws", at.WS, false}, {"wss", at.WSS, true},
+		{"rocketmq", at.RocketMQ, false}, {"rocketmq-vip", vip, false}, {"rocketmq-grpc", at.RocketMQGRPC, false}, {"http", at.HTTP, false},
+	} {
 		if x.addr == "" {
 			continue
 		}
@@ -176,7 +213,8 @@ func (s *server) listen() error {
 		}
 		l, err := lc.Listen(context.Background(), "tcp", x.addr)
 		if err != nil {
-			return fmt.Errorf("listen.%s: %w; choose another address with --%s", x.name, err, x.name)
+			setting := strings.TrimSuffix(x.name, "-vip")
+			return fmt.Errorf("listen.%s: %w; choose another address with --%s", setting, err, setting)
 		}
 		b := listening{name: x.name, l: l}
 		if x.tls {
@@ -194,6 +232,12 @@ func (s *server) serve() {
 		switch b.name {
 		case "http":
 			s.api.Serve(b.l)
+		case "rocketmq":
+			s.rocketmq.ServeRemoting(b.l, portOf(b.l))
+		case "rocketmq-vip":
+			s.rocketmq.ServeRemoting(b.l, portOf(b.l)+2)
+		case "rocketmq-grpc":
+			s.rocketmq.ServeGRPC(b.l)
 		case "ws", "wss":
 			s.mqtt.ServeWebSocket(b.l, b.tls)
 		default:
@@ -202,10 +246,18 @@ func (s *server) serve() {
 	}
 }
 
+// portOf is the port of a TCP listener.
+func portOf(l net.Listener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().Port() }
+
 // shutdown ends in good order.
 func (s *server) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
+	if s.rocketmq != nil { // senders first: what they have sent may still be acknowledged by devices
+		if err := s.rocketmq.Shutdown(ctx); err != nil {
+			s.log.Warn("some RocketMQ clients did not close in time", "error", err)
+		}
+	}
 	if err := s.mqtt.Shutdown(ctx); err != nil {
 		s.log.Warn("some connections did not close in time", "error", err)
 	}
@@ -239,7 +291,7 @@ func (s *server) banner(w io.Writer) {
 	for _, b := range s.bound {
 		scheme := map[string]string{"mqtt": "tcp://", "mqtts": "tls://", "ws": "ws://", "wss": "wss://", "http": "http://"}[b.name]
 		path := map[string]string{"ws": "/mqtt", "wss": "/mqtt", "http": "/metrics"}[b.name]
-		fmt.Fprintf(w, "  %-6s %s%s%s\n", b.name, scheme, b.l.Addr(), path)
+		fmt.Fprintf(w, "  %-13s %s%s%s\n", b.name, scheme, b.l.Addr(), path)
 		addr, ok := b.l.Addr().(*net.TCPAddr)
 		local = local && ok && addr.IP.IsLoopback()
 		if b.name == "mqtt" && ok {

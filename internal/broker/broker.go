@@ -33,6 +33,7 @@ type Options struct {
 
 	Keep              KeepPolicy
 	RetainedLimit     int // retained messages; 0: no limit
+	DelayedLimit      int // messages that wait for their time; 0: no limit
 	SubscriptionLimit int // of one client; 0: no limit
 
 	InboxLimit  int   // messages waiting per client; 0: no limit
@@ -41,6 +42,8 @@ type Options struct {
 	StoreAfter  time.Duration
 	PendingSize int64 // bytes of pending and memory-only messages per session
 	PendingAll  int64 // and in all sessions
+
+	wall func() int64 // Unix ms for delayed messages, in tests; nil: the system's
 }
 
 // Broker is the core. Its methods may be called concurrently, each goroutine
@@ -53,6 +56,7 @@ type Broker struct {
 	registry registry
 	topics   topicTree
 	retained retainedSet
+	delays   delays
 	wheel    wheel
 	expiries timeQueue
 	wills    timeQueue     // when those of offline sessions are due
@@ -82,6 +86,7 @@ func New(opt Options) (*Broker, error) {
 	b.registry.init()
 	b.topics.init(b.mayRead)
 	b.wheel.init()
+	b.delays.init(b)
 	if err := b.loadRetained(); err != nil {
 		return nil, err
 	}
@@ -91,7 +96,11 @@ func New(opt Options) (*Broker, error) {
 	if err := b.clearShares(); err != nil {
 		return nil, err
 	}
+	if err := b.delays.load(); err != nil {
+		return nil, err
+	}
 	b.wg.Go(b.runLinger)
+	b.wg.Go(b.delays.run)
 	b.wg.Go(b.runHousekeeping)
 	return b, nil
 }
@@ -100,6 +109,7 @@ func New(opt Options) (*Broker, error) {
 // before, and the store after.
 func (b *Broker) Close() {
 	b.closing.Store(true)
+	b.delays.held.Store(true)
 	close(b.stop)
 	b.wg.Wait()
 }

@@ -25,6 +25,8 @@ func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
 			b.retainDone(owner, err, batch)
 		case *fanout:
 			owner.Complete(0, codeIf(err), batch)
+		case *later:
+			b.laterDone(owner, op, err, batch)
 		case *waiter:
 			owner.done <- err
 		}
@@ -127,13 +129,18 @@ func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
 	}
 }
 
-// wait submits an op and waits until it is done. No lock may be held.
-func (b *Broker) wait(op mq.Op) error {
+// wait submits ops, several as one unit, and waits until they are done. No lock
+// may be held.
+func (b *Broker) wait(ops ...mq.Op) error {
 	w := &waiter{done: make(chan error, 1)}
-	op.Owner = w
+	ops[len(ops)-1].Owner = w
 	start := monotonic()
 	b.submitted(1)
-	b.store.Submit(op)
+	if len(ops) == 1 {
+		b.store.Submit(ops[0])
+	} else {
+		b.store.SubmitGroup(ops)
+	}
 	err := <-w.done
 	if err == nil {
 		b.showed(start)
@@ -158,10 +165,12 @@ func (s *Session) confirmed() bool {
 	return s.forgotAt == 0 || s.forgotAt < s.b.applied.Load()-1000
 }
 
-// Drain stores everything that is pending, so that its senders are
-// acknowledged, and waits until the store has answered, at most for the given
-// time.
+// Drain is the beginning of the end, while connections are still there. It stores
+// everything that is pending, so that its senders are acknowledged, and waits until
+// the store has answered, at most for the given time. Delayed messages whose time
+// comes from now on wait for the next start.
 func (b *Broker) Drain(limit time.Duration) {
+	b.delays.held.Store(true)
 	for i := range b.registry.shards {
 		for _, s := range b.registry.shards[i].snapshot() {
 			s.mu.Lock()

@@ -44,7 +44,8 @@
 //  1. shard.mu     client ID -> session
 //  2. Broker.groups, then Session.mu: everything of one session
 //  3. leaves: the subscription tree's, the linger wheel's, a connection's
-//     outbox, the store's queue
+//     outbox, the store's queue; and delays.mu, under which ops are submitted in
+//     the order of their seqs
 //
 // Under a lock nothing blocks: no I/O, no callback but appending to an outbox,
 // no blocking channel operation. What has to happen afterwards (acknowledging senders,

@@ -17,8 +17,8 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 		f = &fanout{origin: d.origin, token: d.token}
 		f.left.Store(1) // ours, until all have been offered the message
 	}
-	if d.claimPID != 0 {
-		// Asked once, for all: if only some could be stored, the claim would stay and
+	if d.along.Kind != 0 {
+		// Asked once, for all: if only some could be stored, a claim would stay and
 		// swallow the sender's next message. What clears a retained message makes room.
 		if err := b.store.Admit(mq.RecordSize(d.m)); err != nil && (!d.m.Retain || len(d.m.Payload) > 0) {
 			return b.refuse(d, dropOf(err), codeOf(err), batch)
@@ -156,10 +156,10 @@ func (m *match) offer(d *delivery, f *fanout, b *Batch) {
 	d.group = own.group
 }
 
-// offerGroup delivers a QoS 2 message of a persistent sender: what is stored for
-// its subscribers, the retained message, and the claim of its packet identifier
-// are one unit. Half of it after a crash would be a loss or a duplicate for the
-// others. Broker.groups is locked.
+// offerGroup delivers a QoS 2 message of a persistent sender, or one that was
+// delayed: what is stored for its subscribers, the retained message, and the claim
+// of its packet identifier or the end of the delay are one unit. Half of it after
+// a crash would be a loss or a duplicate for the others. Broker.groups is locked.
 //
 // Shared subscriptions are locked first: they lock members while they are.
 func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
@@ -172,7 +172,8 @@ func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
 	b.submitted(1)
 	// The puts side by side: they share the payload.
 	slices.SortStableFunc(d.group, func(x, y mq.Op) int { return int(x.Kind) - int(y.Kind) })
-	b.store.SubmitGroup(append(d.group, mq.Op{Kind: mq.OpClaim, Inbox: d.claimOf, PacketID: d.claimPID, Owner: f}))
+	d.along.Owner = f
+	b.store.SubmitGroup(append(d.group, d.along))
 	for _, m := range batch.matches {
 		m.s.unlock()
 	}

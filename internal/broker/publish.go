@@ -37,12 +37,13 @@ type delivery struct {
 	token  uint64
 	rec    []byte // the record of m once one was needed; shared by targets
 
-	// The QoS 2 identifier to remember together with the message: the sender
-	// has a persistent session. claimPID 0: none.
-	claimOf  mq.Inbox
-	claimPID uint16
+	// along is committed together with what is stored of a QoS 2 message, as one
+	// unit: the claim of its identifier if the sender has a persistent session,
+	// or the end of what it was stored as before. Kind 0: nothing.
+	along mq.Op
 
 	lent      bool     // by a shared subscription, which is the origin
+	delayed   bool     // its time has come; if the store fails it is tried again
 	publisher *Session // of an ordinary topic; nil: none of ours
 
 	admitted bool // the store has been asked
@@ -66,16 +67,30 @@ func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 		d.origin = nil
 	}
 	kind, target := mq.ParseTopic(m.Topic)
+	if why, code := b.permits(src, m, kind); code != mq.OK {
+		return b.refuse(d, why, code, batch)
+	}
+	return b.route(src, d, kind, target, batch)
+}
+
+// permits says whether the source may publish m now, or why not.
+func (b *Broker) permits(src Source, m *mq.Message, kind mq.TopicKind) (mq.DropReason, mq.Code) {
 	switch {
 	case kind == mq.TopicBadP2P:
-		return b.refuse(d, mq.DropBadTopic, mq.BadTopic, batch)
+		return mq.DropBadTopic, mq.BadTopic
 	case kind == mq.TopicInvalid:
-		return b.refuse(d, mq.DropBadTopic, mq.Malformed, batch)
+		return mq.DropBadTopic, mq.Malformed
 	case kind == mq.TopicSystem && isServerTopic(m.Topic), !b.auth.Allow(src.Principal, mq.Publish, m.Topic):
-		return b.refuse(d, mq.DropNotAuthorized, mq.NotAuthorized, batch)
+		return mq.DropNotAuthorized, mq.NotAuthorized
 	case b.closing.Load():
-		return b.refuse(d, mq.DropShutdown, mq.ShuttingDown, batch)
+		return mq.DropShutdown, mq.ShuttingDown
 	}
+	return 0, mq.OK
+}
+
+// route delivers a message that is permitted.
+func (b *Broker) route(src Source, d *delivery, kind mq.TopicKind, target []byte, batch *Batch) mq.Code {
+	m := d.m
 	d.qos = m.QoS
 	if kind == mq.TopicP2P {
 		d.kind = P2P
@@ -96,7 +111,9 @@ func isServerTopic(topic []byte) bool {
 // refuse counts a message that goes nowhere and tells its sender. It returns
 // code.
 func (b *Broker) refuse(d *delivery, why mq.DropReason, code mq.Code, batch *Batch) mq.Code {
-	b.drop(why)
+	if !d.delayed || !again(code) {
+		b.drop(why)
+	}
 	batch.complete(d.origin, d.token, code)
 	return code
 }
@@ -296,10 +313,15 @@ func (s *Session) keep(d *delivery, b *Batch) {
 		Kind: mq.OpPut, Inbox: in, Seq: seq, Flags: flags, Expiry: d.m.Expiry, Record: rec,
 		Owner: s, Token: uint64(monotonic()),
 	}
-	if d.grouped {
+	switch {
+	case d.grouped:
 		d.group = append(d.group, op)
-	} else {
-		op.Origin, op.PacketID = d.claimOf, d.claimPID
+	case d.along.Kind == mq.OpClaim:
+		op.Origin, op.PacketID = d.along.Inbox, d.along.PacketID
+		s.b.store.Submit(op)
+	case d.along.Kind != 0:
+		s.b.store.SubmitGroup([]mq.Op{op, d.along})
+	default:
 		s.b.store.Submit(op)
 	}
 	b.pump(s)

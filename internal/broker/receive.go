@@ -28,7 +28,7 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, room bool, b
 	s.setClaim(pid, claim{})
 	d := &delivery{m: m, origin: s, token: uint64(s.life)<<16 | uint64(pid)}
 	if s.persistent() {
-		d.claimOf, d.claimPID = s.box(), pid
+		d.along = mq.Op{Kind: mq.OpClaim, Inbox: s.box(), PacketID: pid}
 	}
 	s.mu.Unlock()
 	b.publish(src, d, batch)

@@ -278,12 +278,8 @@ func (m *member) refuse(r SendResult) SendResult {
 // move puts a message into the member's inbox and takes it out of the group's,
 // as one unit. Both sessions are locked.
 func (m *member) move(msg *mq.Message, seq uint64, b *Batch) SendResult {
-	d := delivery{m: msg, qos: 2, kind: PubSub, origin: m, token: seq, grouped: true, group: b.group[:0]}
 	m.s.own()
-	m.s.keep(&d, b)
-	if len(d.group) > 0 { // else m is told that it was refused
-		m.s.b.store.SubmitGroup(append(d.group, mq.Op{Kind: mq.OpAck, Inbox: m.of.s.inbox, Seq: seq}))
-	}
+	m.s.keep(&delivery{m: msg, qos: 2, kind: PubSub, origin: m, token: seq, along: mq.Op{Kind: mq.OpAck, Inbox: m.of.s.inbox, Seq: seq}}, b)
 	return Sent
 }
 

@@ -37,6 +37,7 @@ type Stats struct {
 	Subs      atomic.Int64
 	Retained  atomic.Int64 // retained messages
 	Groups    atomic.Int64 // shared subscriptions
+	Delayed   atomic.Int64 // messages accepted by PublishLater and not published
 }
 
 func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }

@@ -14,10 +14,11 @@ type Config struct {
 	Topics   []string `key:"topics" doc:"parent topics that may be used; empty: any" example:"[orders, devices]"`
 	ClientID string   `key:"client-id" enum:"any,group" doc:"which client IDs may connect; group: those like GID_group@@@device"`
 	Listen   Listen   `key:"listen" doc:"Addresses to listen on, HOST:PORT. Without a host: all interfaces. \"\": off."`
-	TLS      TLS      `key:"tls" doc:"For mqtts and wss."`
+	TLS      TLS      `key:"tls" doc:"For mqtts, wss and RocketMQ clients that use TLS; RocketMQ does without: it makes a certificate of its own at each start."`
 	Auth     Auth     `key:"auth" doc:"Who may connect, and do what. Nothing configured: anybody, on loopback addresses only."`
 	P2P      P2P      `key:"p2p" doc:"Messages to one client."`
 	MQTT     MQTT     `key:"mqtt" doc:"What the standard leaves to a server."`
+	RocketMQ RocketMQ `key:"rocketmq" doc:"For back-ends that send with a RocketMQ SDK; see docs/rocketmq.md."`
 	Store    Store    `key:"store" doc:"What is kept on disk."`
 	Limits   Limits   `key:"limits" doc:"Bounds on what clients may use."`
 	Sys      Sys      `key:"sys" doc:"Statistics as messages on $SYS/broker/...; reading them needs a rule that names $SYS."`
@@ -26,11 +27,13 @@ type Config struct {
 
 // Listen is where the server listens.
 type Listen struct {
-	MQTT  string `key:"mqtt" doc:"MQTT over TCP"`
-	MQTTS string `key:"mqtts" doc:"MQTT over TLS, commonly :8883"`
-	WS    string `key:"ws" doc:"MQTT over WebSocket, path /mqtt"`
-	WSS   string `key:"wss" doc:"MQTT over secure WebSocket, commonly :8084"`
-	HTTP  string `key:"http" doc:"HTTP: /metrics, /healthz, /readyz"`
+	MQTT         string `key:"mqtt" doc:"MQTT over TCP"`
+	MQTTS        string `key:"mqtts" doc:"MQTT over TLS, commonly :8883"`
+	WS           string `key:"ws" doc:"MQTT over WebSocket, path /mqtt"`
+	WSS          string `key:"wss" doc:"MQTT over secure WebSocket, commonly :8084"`
+	RocketMQ     string `key:"rocketmq" doc:"RocketMQ 4.x and 5.x SDKs (remoting), as name server and broker; with TLS and without"`
+	RocketMQGRPC string `key:"rocketmq-grpc" doc:"RocketMQ 5.x SDKs (gRPC), with TLS and without"`
+	HTTP         string `key:"http" doc:"HTTP: /metrics, /healthz, /readyz"`
 }
 
 // TLS is the server's certificate.
@@ -80,6 +83,16 @@ type MQTT struct {
 	StrictUTF8    bool   `key:"strict-utf8" doc:"refuse control and non-characters in topics, filters, client IDs and user names as malformed"`
 }
 
+// RocketMQ is about the senders that use a RocketMQ SDK.
+type RocketMQ struct {
+	Advertise     string        `key:"advertise" doc:"HOST:PORT that remoting clients are told to send to; \"\": the address they have asked"`
+	AdvertiseGRPC string        `key:"advertise-grpc" doc:"the same for gRPC clients"`
+	VIPChannel    bool          `key:"vip-channel" doc:"listen also on the port two below listen.rocketmq, which old SDKs send to"`
+	KeepNamespace bool          `key:"keep-namespace" doc:"a namespace (\"MQ_INST_x%\") is part of the parent topic, not left away"`
+	MaxDelay      time.Duration `key:"max-delay" min:"0s" doc:"longest delay of a message; 0s: no limit"`
+	IdleTimeout   time.Duration `key:"idle-timeout" min:"1s" doc:"a client that sends nothing for so long is disconnected; SDKs send a heartbeat every 30s"`
+}
+
 // Store is about the disk.
 type Store struct {
 	Sync         string        `key:"sync" enum:"always,interval,os" doc:"when to force writes to disk: before acknowledging, every sync-interval, when the system does"`
@@ -97,6 +110,7 @@ type Limits struct {
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"open at a time; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	Delayed               int           `key:"delayed" min:"0" doc:"messages that wait for their delivery time; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
 	Subscriptions         int           `key:"subscriptions" min:"0" doc:"of one client; 0: no limit"`
 	KeepAlive             time.Duration `key:"keep-alive" min:"0s" max:"65535s" doc:"longest keep alive of an MQTT 5 client; older clients cannot be told, and keep theirs; 0s: no limit"`
@@ -121,7 +135,7 @@ type Log struct {
 // Default returns the settings of a server that is told nothing.
 func Default() *Config {
 	return &Config{
-		Listen:   Listen{MQTT: "127.0.0.1:1883", WS: "127.0.0.1:8083", HTTP: "127.0.0.1:9090"},
+		Listen:   Listen{MQTT: "127.0.0.1:1883", WS: "127.0.0.1:8083", RocketMQ: "127.0.0.1:9876", RocketMQGRPC: "127.0.0.1:8081", HTTP: "127.0.0.1:9090"},
 		Data:     "./data",
 		Auth:     Auth{UsersFile: "users.yml"},
 		ClientID: "any",
@@ -133,14 +147,16 @@ func Default() *Config {
 			InboxPolicy: "drop-oldest",
 			StoreAfter:  20 * time.Millisecond,
 		},
-		MQTT:  MQTT{ResponseTopic: "response/p2p/%c"},
-		Store: Store{Sync: "always", SyncInterval: 100 * time.Millisecond},
+		MQTT:     MQTT{ResponseTopic: "response/p2p/%c"},
+		RocketMQ: RocketMQ{MaxDelay: 40 * 24 * time.Hour, IdleTimeout: 2 * time.Minute},
+		Store:    Store{Sync: "always", SyncInterval: 100 * time.Millisecond},
 		Limits: Limits{
 			PacketSize:        4 << 20,
 			TopicLength:       65535,
 			Inflight:          1000,
 			ReceiveMaximum:    1000,
 			ConnectTimeout:    10 * time.Second,
+			Delayed:           1_000_000,
 			Retained:          1_000_000,
 			Subscriptions:     10_000,
 			QoS:               2,

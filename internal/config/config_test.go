@@ -233,7 +233,7 @@ func TestFileMistakes(t *testing.T) {
 		{"listen:\n  mqtt: :65536\n", `homing.yml:2: listen.mqtt must end in a port`, ""},
 		{"listen:\n  ws: 127.0.0.1:1883\n", `homing.yml:2: listen.ws is 127.0.0.1:1883, as is listen.mqtt; give one of them another port`, ""},
 		{"listen:\n  mqtts: :8883\n", `homing.yml:2: listen.mqtts needs a certificate; set tls.cert and tls.key`, ""},
-		{"listen: {mqtt: '', ws: '', http: ''}\n", `homing.yml:1: listen.mqtt and all other listeners are off`, ""},
+		{"listen: {mqtt: '', ws: '', rocketmq: '', rocketmq-grpc: '', http: ''}\n", `homing.yml:1: listen.mqtt and all other listeners are off`, ""},
 		{"tls:\n  cert: a.pem\n", `homing.yml:2: tls.cert needs its private key; set tls.key`, ""},
 		{"tls:\n  key: a.pem\n", `homing.yml:2: tls.key needs its certificate; set tls.cert`, ""},
 		{"data: ''\n", `homing.yml:1: data is empty`, ""},

@@ -26,6 +26,8 @@ func (c *Config) Listeners() []Listener {
 		{Key: "listen.mqtts", Addr: c.Listen.MQTTS, TLS: true},
 		{Key: "listen.ws", Addr: c.Listen.WS},
 		{Key: "listen.wss", Addr: c.Listen.WSS, TLS: true},
+		{Key: "listen.rocketmq", Addr: c.Listen.RocketMQ},
+		{Key: "listen.rocketmq-grpc", Addr: c.Listen.RocketMQGRPC},
 		{Key: "listen.http", Addr: c.Listen.HTTP},
 	} {
 		if l.Addr != "" {
@@ -70,11 +72,38 @@ func (l *loader) validate() error {
 		return l.errorf("mqtt.response-topic", "must be a topic name, without + and #, not %q", c.MQTT.ResponseTopic)
 	case c.MQTT.ResponseTopic != "" && !isResponseTopic(c.MQTT.ResponseTopic):
 		return l.errorf("mqtt.response-topic", "must be PARENT/p2p/%%c, more levels may follow, not %q: elsewhere nobody gets answers without subscribing", c.MQTT.ResponseTopic)
+	case c.RocketMQ.Advertise != "" && !isHostPort(c.RocketMQ.Advertise):
+		return l.errorf("rocketmq.advertise", "must be HOST:PORT, like mq.example.com:9876, or empty, not %q", c.RocketMQ.Advertise)
+	case c.RocketMQ.AdvertiseGRPC != "" && !isHostPort(c.RocketMQ.AdvertiseGRPC):
+		return l.errorf("rocketmq.advertise-grpc", "must be HOST:PORT, like mq.example.com:8081, or empty, not %q", c.RocketMQ.AdvertiseGRPC)
+	case c.RocketMQ.VIPChannel && c.VIPAddr() == "":
+		return l.errorf("rocketmq.vip-channel", "needs listen.rocketmq with a port of at least 3, not %q: it listens two below", c.Listen.RocketMQ)
 	case c.Store.DiskLimit != 0 && c.Store.DiskLimit < 16*c.Limits.PacketSize:
 		return l.errorf("store.disk-limit", "must be at least 16 times limits.packet-size (%s), or 0, not %s: its segments must hold such a message",
 			c.Limits.PacketSize, c.Store.DiskLimit)
 	}
 	return nil
+}
+
+// isHostPort reports whether an address is one that a client can dial.
+func isHostPort(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+// VIPAddr is where the VIP channel of RocketMQ clients listens, "" if there can
+// be none.
+func (c *Config) VIPAddr() string {
+	host, port, err := net.SplitHostPort(c.Listen.RocketMQ)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil || n < 3 {
+		return ""
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n-2, 10))
 }
 
 // isResponseTopic reports whether a topic is the P2P topic of the client that %c

@@ -25,6 +25,7 @@ const (
 	RetainedFull                // the limit on retained messages is reached
 	BadPayload                  // not UTF-8, though the payload format indicator says so
 	QoSTooHigh                  // over the server's maximum QoS
+	DelayedFull                 // the limit on messages that wait for their delivery time
 )
 
 var codeText = [...]string{
@@ -32,7 +33,7 @@ var codeText = [...]string{
 	InboxFull: "inbox full", StoreFull: "store full", StoreFailed: "store failed", ShuttingDown: "shutting down",
 	BadCredentials: "bad user name or password", TooManyAttempts: "too many failed logins", BadClientID: "client ID not allowed",
 	Malformed: "malformed", TooLarge: "too large", Overloaded: "overloaded", RetainedFull: "too many retained messages",
-	BadPayload: "payload is not UTF-8", QoSTooHigh: "QoS too high",
+	BadPayload: "payload is not UTF-8", QoSTooHigh: "QoS too high", DelayedFull: "too many delayed messages",
 }
 
 func (c Code) String() string {

@@ -24,6 +24,9 @@ const (
 	// SharedInbox, then share name, slash and topic filter: what waits for the
 	// members of a shared subscription.
 	SharedInbox = InternalInbox + "s"
+	// DelayedInbox, then a number: messages that wait for their time. The Expiry
+	// of their entries is that time; Store.Expired passes them over.
+	DelayedInbox = InternalInbox + "d"
 )
 
 // MaxInboxName is the longest name of an inbox in bytes: a prefix and an MQTT
@@ -182,12 +185,15 @@ type Store interface {
 	// the memory for the records; the grown buffer is returned. It does not
 	// check expiry.
 	Read(in Inbox, after, to uint64, maxBytes int, dst []Entry, buf []byte) ([]Entry, []byte, error)
+	// List appends to dst at most n entries above after, in order, without their
+	// records: it reads memory only.
+	List(in Inbox, after uint64, n int, dst []Entry) []Entry
 	// Claims returns the packet identifiers claimed by the client of in.
 	Claims(in Inbox) []uint16
 
 	// Expired calls yield for entries that are past their expiry or the
 	// retention at now, until it returns false; the retention does not apply
-	// to a RetainedInbox. It removes nothing: the caller answers with OpAck. It
+	// to a RetainedInbox, and neither to a DelayedInbox. It removes nothing: the caller answers with OpAck. It
 	// looks at a bounded part of the index per call and goes on where it
 	// stopped.
 	Expired(now time.Time, yield func(name string, seq uint64) bool)

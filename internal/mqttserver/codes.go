@@ -44,6 +44,9 @@ var codeTable = [...]codeRow{
 	mq.BadPayload: {
 		mqtt.CodePayloadFormatInvalid, true, "the payload is not UTF-8, as its format indicator says", mqtt.CodePayloadFormatInvalid, 0,
 	},
+	mq.DelayedFull: {
+		mqtt.CodeQuotaExceeded, true, "the limit on delayed messages is reached", mqtt.CodeQuotaExceeded, mqtt.ReturnServerUnavailable,
+	},
 	// PUBACK and PUBREC have no code of their own for it.
 	mq.QoSTooHigh: {mqtt.CodeImplementationSpecificError, true, "over the server's maximum QoS", mqtt.CodeQoSNotSupported, 0},
 }

@@ -54,7 +54,7 @@ func (ix *index) expireSome(now time.Time, retention time.Duration, found []expi
 			return found, true
 		}
 		s := ix.slot(ix.expireAt)
-		if s.count > 0 {
+		if s.count > 0 && !strings.HasPrefix(asString(ix.name(s)), mq.DelayedInbox) {
 			oldest := ix.oldestPut(s, now, retention)
 			es := ix.after(s, ix.expireSeq)
 			if ix.expireSeq == 0 {

@@ -130,6 +130,24 @@ func (l *Log) Oldest(in mq.Inbox, after uint64) (seq uint64, size int, ok bool) 
 	return 0, 0, false
 }
 
+// List appends entries without their records; see mq.Store.
+func (l *Log) List(in mq.Inbox, after uint64, n int, dst []mq.Entry) []mq.Entry {
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	s := l.ix.valid(uint32(in))
+	if s == nil {
+		return dst
+	}
+	es := l.ix.after(s, after)
+	for i := 0; i < len(es) && n > 0; i++ {
+		if e := &es[i]; !e.dead() {
+			dst = append(dst, mq.Entry{Seq: e.seq, Flags: s.flagsOf(e), Expiry: e.expiry})
+			n--
+		}
+	}
+	return dst
+}
+
 // Claims returns the packet identifiers claimed by the client of in.
 func (l *Log) Claims(in mq.Inbox) []uint16 {
 	l.ix.mu.Lock()

@@ -1,0 +1,411 @@
+package broker
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// PublishLater accepts m now and publishes it at Unix ms at, on the system's
+// clock: if that jumps forward m comes early, if it jumps back m comes late. A
+// time that has passed means at once.
+//
+// The source may publish m if it may now, with the checks and codes of Publish;
+// nobody asks again later. done is told OK when m is stored, whatever its QoS, or
+// why it was refused. m is borrowed until PublishLater returns; its Expiry is a
+// time of day like at. What becomes of m later is counted, and told to nobody.
+//
+// Once published it is safe as any other: QoS 1 may be published again after a
+// crash, QoS 2 and 0 are not. From one goroutine to one target, messages come in
+// the order of their times, those of the same time in the order of the calls.
+func (b *Broker) PublishLater(src Source, m *mq.Message, at int64, done Completer, token uint64, batch *Batch) mq.Code {
+	d := &delivery{m: m, origin: done, token: token}
+	kind, _ := mq.ParseTopic(m.Topic)
+	if why, code := b.permits(src, m, kind); code != mq.OK {
+		return b.refuse(d, why, code, batch)
+	}
+	if err := b.store.Admit(mq.RecordSize(m)); err != nil {
+		return b.refuse(d, dropOf(err), codeOf(err), batch)
+	}
+	at = max(at, 1)
+	if m.Expiry != 0 {
+		at = min(at, m.Expiry) // then it is dropped
+	}
+	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: d.record(), Owner: &later{done, token}}
+	if !b.delays.put(op) {
+		return b.refuse(d, mq.DropDelayedFull, mq.DelayedFull, batch)
+	}
+	return mq.OK
+}
+
+// later is the owner of the store's op: who is told.
+type later struct {
+	origin Completer
+	token  uint64
+}
+
+// laterDone goes on when the store has a delayed message, or failed to.
+func (b *Broker) laterDone(l *later, op *mq.Op, err error, batch *Batch) {
+	if err == nil {
+		b.Stats.Stored.Add(1)
+		b.delays.enqueue(due{at: op.Expiry, seq: op.Seq})
+	} else {
+		b.Stats.Delayed.Add(-1)
+		b.drop(dropOf(err))
+	}
+	batch.complete(l.origin, l.token, codeIf(err))
+}
+
+// delays has the messages that wait for their time: each is an entry of one of
+// delayedInboxes inboxes, named mq.DelayedInbox and two hexadecimal digits, and
+// in memory only its time and its seq. Seqs are given out over all of them, so
+// they are the order in which messages came, and say which inbox has the entry.
+//
+// An entry goes when its message has been published and is safe, or was dropped.
+type delays struct {
+	b    *Broker
+	wall func() int64  // Unix ms
+	wake chan struct{} // capacity 1
+	held atomic.Bool   // the server is about to close: nothing is begun
+
+	mu      sync.Mutex // before the store's locks, and no others
+	boxes   [delayedInboxes]mq.Inbox
+	nextSeq uint64
+	queue   *btree.BTreeG[due] // what is in the store and not being published
+	busy    int                // being published, and answered soon
+	rest    time.Time          // nothing is begun before
+}
+
+// due is when an entry is to be published.
+type due struct {
+	at  int64 // Unix ms
+	seq uint64
+}
+
+func (d due) before(o due) bool { return d.at < o.at || d.at == o.at && d.seq < o.seq }
+
+const (
+	// delayedInboxes is how many inboxes share the entries: the store copies the
+	// index of an inbox now and then, and everybody waits meanwhile. It is part of
+	// the form on disk.
+	delayedInboxes = 64
+	// maxFlying is how many messages are being published at a time.
+	maxFlying = 1000
+	// maxFlock is how many are taken from the queue at a time.
+	maxFlock = 100
+	// delayRetry is when a message is tried again that the store could not read or
+	// take, milliseconds; delayRest is after how long others are tried.
+	delayRetry = 10_000
+	delayRest  = 10 * time.Millisecond
+	// clockCheck is how often the clock is looked at for a jump.
+	clockCheck = time.Second
+)
+
+func (q *delays) init(b *Broker) {
+	q.b, q.wall = b, b.opt.wall
+	if q.wall == nil {
+		q.wall = func() int64 { return time.Now().UnixMilli() }
+	}
+	q.wake = make(chan struct{}, 1)
+	q.nextSeq = 1
+	q.queue = btree.NewBTreeGOptions(due.before, btree.Options{NoLocks: true})
+}
+
+func delayedInbox(i int) string { return fmt.Sprintf("%s%02x", mq.DelayedInbox, i) }
+
+// load finds what waits after a restart. It reads nothing from disk.
+func (q *delays) load() error {
+	var list []mq.Entry
+	for i := range q.boxes {
+		in, ok := q.b.store.Lookup(delayedInbox(i))
+		if !ok {
+			continue
+		}
+		q.boxes[i] = in
+		q.nextSeq = max(q.nextSeq, q.b.store.NextSeq(in))
+		for after := uint64(0); ; after = list[len(list)-1].Seq {
+			if list = q.b.store.List(in, after, 1000, list[:0]); len(list) == 0 {
+				break
+			}
+			for _, e := range list {
+				if e.Seq%delayedInboxes != uint64(i) {
+					return fmt.Errorf("delayed message %d is in inbox %d of %d", e.Seq, i, delayedInboxes)
+				}
+				q.queue.Set(due{at: e.Expiry, seq: e.Seq})
+			}
+			q.b.Stats.Delayed.Add(int64(len(list)))
+		}
+	}
+	return nil
+}
+
+// box returns the inbox that has or will have an entry. q is locked.
+func (q *delays) box(seq uint64) mq.Inbox {
+	i := seq % delayedInboxes
+	if q.boxes[i] == mq.NoInbox {
+		q.boxes[i] = q.b.store.Inbox(delayedInbox(int(i)))
+	}
+	return q.boxes[i]
+}
+
+// put submits the op that stores a message, as the next. It reports false if
+// there are too many.
+func (q *delays) put(op mq.Op) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if limit := q.b.opt.DelayedLimit; limit > 0 && q.b.Stats.Delayed.Load() >= int64(limit) {
+		return false
+	}
+	op.Seq, op.Inbox = q.nextSeq, q.box(q.nextSeq)
+	q.nextSeq++
+	q.b.Stats.Delayed.Add(1)
+	q.b.submitted(1)
+	q.b.store.Submit(op)
+	return true
+}
+
+// enqueue lets a stored message wait for its time.
+func (q *delays) enqueue(d due) {
+	q.mu.Lock()
+	first, some := q.queue.Min()
+	q.queue.Set(d)
+	q.mu.Unlock()
+	if !some || d.before(first) {
+		q.poke()
+	}
+}
+
+// poke makes run look again.
+func (q *delays) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run is the goroutine that publishes what is due.
+func (q *delays) run() {
+	f := flock{q: q}
+	var list []*flight
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-q.wake:
+		case <-q.b.stop:
+			return
+		}
+		for list = q.take(list[:0]); len(list) > 0; list = q.take(list[:0]) {
+			q.b.store.Throttle()
+			f.publish(list)
+		}
+		timer.Reset(q.idle())
+	}
+}
+
+// take moves what is due, in order, from the queue to dst.
+func (q *delays) take(dst []*flight) []*flight {
+	now := q.wall()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.held.Load() || time.Until(q.rest) > 0 {
+		return dst
+	}
+	for q.busy < maxFlying && len(dst) < maxFlock {
+		d, ok := q.queue.Min()
+		if !ok || d.at > now {
+			break
+		}
+		q.queue.PopMin()
+		q.busy++
+		dst = append(dst, &flight{q: q, in: q.box(d.seq), seq: d.seq, soon: true})
+	}
+	return dst
+}
+
+// idle is for how long there is nothing to do, unless poked.
+func (q *delays) idle() time.Duration {
+	now := q.wall()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d, ok := q.queue.Min()
+	switch {
+	case !ok, q.busy >= maxFlying:
+		return math.MaxInt64
+	case d.at-now >= clockCheck.Milliseconds():
+		return clockCheck
+	}
+	return max(time.Duration(d.at-now)*time.Millisecond, time.Until(q.rest), 0)
+}
+
+// again reports whether a publish that was not possible may be later.
+func again(code mq.Code) bool {
+	return code == mq.StoreFull || code == mq.StoreFailed || code == mq.ShuttingDown
+}
+
+// flight is an entry that is being published: what is told the outcome.
+type flight struct {
+	q   *delays
+	in  mq.Inbox
+	seq uint64
+	// soon: it is answered soon, and counts in delays.busy until then.
+	soon bool
+}
+
+// Complete implements Completer: the message is safe, or was refused.
+func (f *flight) Complete(_ uint64, code mq.Code, _ *Batch) {
+	if again(code) {
+		f.retry()
+		return
+	}
+	f.q.b.store.Submit(f.ack())
+	f.end()
+}
+
+func (f *flight) ack() mq.Op { return mq.Op{Kind: mq.OpAck, Inbox: f.in, Seq: f.seq} }
+
+// end is called when the entry is gone from the store.
+func (f *flight) end() {
+	f.q.b.Stats.Delayed.Add(-1)
+	f.land()
+}
+
+// retry lets the message wait again.
+func (f *flight) retry() {
+	q := f.q
+	f.land()
+	q.mu.Lock()
+	q.rest = time.Now().Add(delayRest)
+	q.mu.Unlock()
+	q.enqueue(due{at: q.wall() + delayRetry, seq: f.seq})
+}
+
+// land gives up the place among those that are being published.
+func (f *flight) land() {
+	if !f.soon {
+		return
+	}
+	f.soon = false
+	q := f.q
+	q.mu.Lock()
+	full := q.busy >= maxFlying
+	q.busy--
+	q.mu.Unlock()
+	if full {
+		q.poke()
+	}
+}
+
+// flock is what the goroutine publishes together: about readBytes, or one message.
+type flock struct {
+	q       *delays
+	flights []*flight
+	msgs    []mq.Message // of flights; alias buf
+	buf     []byte
+	entries []mq.Entry
+	acks    []mq.Op
+	batch   Batch
+}
+
+// publish publishes what is in the list, in order, until delays.held.
+func (f *flock) publish(list []*flight) {
+	b := f.q.b
+	for len(list) > 0 && !f.q.held.Load() {
+		list = f.read(list)
+		settled := f.settle()
+		f.batch.Begin()
+		for i, one := range f.flights {
+			m := &f.msgs[i]
+			switch {
+			case m.QoS > 0 && !f.q.held.Load():
+				one.publish(m, &f.batch)
+			case m.QoS == 0 && settled:
+				b.release(&delivery{m: m, delayed: true}, &f.batch)
+				one.end()
+			default:
+				one.retry()
+			}
+		}
+		f.batch.Flush()
+		if cap(f.buf) > maxScratch+readBytes {
+			*f = flock{q: f.q}
+		}
+	}
+}
+
+// read reads the next messages of the list, deals with those that cannot be
+// published, and returns the rest of the list.
+func (f *flock) read(list []*flight) []*flight {
+	f.flights, f.msgs, f.buf = f.flights[:0], f.msgs[:0], f.buf[:0]
+	for len(list) > 0 && len(f.buf) < readBytes {
+		var m mq.Message
+		if f.fetch(list[0], &m) {
+			f.flights, f.msgs = append(f.flights, list[0]), append(f.msgs, m)
+		}
+		list = list[1:]
+	}
+	return list
+}
+
+// fetch reads the message of an entry. It reports false if there is nothing to
+// publish now.
+func (f *flock) fetch(one *flight, m *mq.Message) bool {
+	b := f.q.b
+	var err error
+	f.entries, f.buf, err = b.store.Read(one.in, one.seq-1, one.seq, 1, f.entries[:0], f.buf)
+	switch {
+	case err != nil:
+		b.log.Error("cannot read a delayed message; it is tried again", "seq", one.seq, "error", err)
+		one.retry()
+	case len(f.entries) == 0:
+		one.end()
+	case mq.DecodeRecord(m, f.entries[0].Record) != nil:
+		b.log.Error("a delayed message cannot be decoded; it is dropped", "seq", one.seq)
+		b.drop(mq.DropStoreFailed)
+		one.Complete(0, mq.OK, &f.batch)
+	case m.Expired(f.q.wall()):
+		b.drop(mq.DropExpired)
+		one.Complete(0, mq.OK, &f.batch)
+	default:
+		return true
+	}
+	return false
+}
+
+// settle removes the QoS 0 messages of what was read from the store before they
+// are published: after a crash they must not come twice. It reports whether that
+// is done.
+func (f *flock) settle() bool {
+	f.acks = f.acks[:0]
+	for i, one := range f.flights {
+		if f.msgs[i].QoS == 0 {
+			f.acks = append(f.acks, one.ack())
+		}
+	}
+	return len(f.acks) == 0 || f.q.b.wait(f.acks...) == nil
+}
+
+// publish publishes a message with QoS 1 or 2.
+func (f *flight) publish(m *mq.Message, batch *Batch) {
+	if !f.q.b.answersSoon(m.Topic) {
+		f.land() // it need not be: the memory of its target bounds it
+	}
+	d := &delivery{m: m, origin: f, delayed: true}
+	if m.QoS == 2 {
+		d.along = f.ack()
+	}
+	f.q.b.release(d, batch)
+}
+
+// release is publish for a message that was permitted when it came.
+func (b *Broker) release(d *delivery, batch *Batch) {
+	kind, target := mq.ParseTopic(d.m.Topic)
+	b.route(Source{}, d, kind, target, batch)
+}

@@ -1,0 +1,355 @@
+package rocketmqserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/mqtt"
+)
+
+// translation makes MQTT messages of one RocketMQ message: begin, then set for
+// every property, then finish. It is used again and again by one goroutine.
+// What it is given must not change until the messages are published.
+type translation struct {
+	srv *Server
+	now int64 // Unix ms
+
+	// What the properties say.
+	second   []byte // mqttSecondTopic
+	real     []byte // mqttRealTopic
+	multi    []byte // INNER_MULTI_DISPATCH
+	id, keys []byte
+	qos      mq.QoS
+	keep     bool
+	expiry   int64  // ms; 0: none
+	at       int64  // Unix ms of the delivery; 0: now
+	props    []byte // MQTT 5 properties, in their wire encoding
+	topics   []byte // the memory of the messages' topics
+
+	// messages are what to publish: one, or several with INNER_MULTI_DISPATCH.
+	messages []mq.Message
+}
+
+// The names of the user properties that an MQTT 5 receiver sees.
+const (
+	propMessageID = "messageId"
+	propKeys      = "keys"
+)
+
+// The properties of contract section 8.
+const (
+	keySecondTopic   = "mqttSecondTopic"
+	keyRealTopic     = "mqttRealTopic"
+	keyQoS           = "qoslevel"
+	keyCleanSession  = "cleansessionflag"
+	keyUserProperty  = "mqtt5UserProperty"
+	keyExpiry        = "mqtt5MsgExpireInterval"
+	keyContentType   = "mqtt5ContentType"
+	keyMultiDispatch = "INNER_MULTI_DISPATCH"
+)
+
+// maxUserProperty bounds the JSON of mqtt5UserProperty, bytes, as the original
+// service does.
+const maxUserProperty = 8 << 10
+
+func (t *translation) begin(srv *Server, now int64) {
+	clear(t.messages)
+	*t = translation{srv: srv, now: now, qos: mq.AtLeastOnce, props: t.props[:0], topics: t.topics[:0], messages: t.messages[:0]}
+}
+
+// set takes one property of the message.
+func (t *translation) set(key, value []byte) error {
+	switch string(key) {
+	case keySecondTopic:
+		t.second = value
+	case keyRealTopic:
+		t.real = value
+	case keyMultiDispatch:
+		t.multi = value
+	case keyQoS:
+		if len(value) != 1 || value[0] < '0' || value[0] > '2' {
+			return badProperty(key, value, "must be 0, 1 or 2")
+		}
+		t.qos = mq.QoS(value[0] - '0')
+	case keyCleanSession:
+		switch string(value) {
+		case "true":
+			t.keep = false
+		case "false":
+			t.keep = true
+		default:
+			return badProperty(key, value, "must be true or false")
+		}
+	case keyUserProperty:
+		return t.setUserProperties(value)
+	case keyExpiry:
+		seconds, err := strconv.ParseUint(string(value), 10, 32)
+		if err != nil {
+			return badProperty(key, value, "must be a number of seconds")
+		}
+		t.expiry = int64(seconds) * 1000
+	case keyContentType:
+		if !validText(value) {
+			return badProperty(key, value, notText)
+		}
+		t.props = mqtt.AppendContentType(t.props, value)
+	case "UNIQ_KEY":
+		t.id = value
+	case "KEYS":
+		t.keys = value
+	case "TRAN_MSG":
+		if string(value) == "true" {
+			return errTransaction
+		}
+	case "DELAY", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS", "__STARTDELIVERTIME":
+		return t.setDelay(key, value)
+	default:
+		if isSystemProperty(key) {
+			return nil
+		}
+		if !validText(key) || !validText(value) {
+			return badProperty(key, value, notText)
+		}
+		t.props = mqtt.AppendUserProperty(t.props, key, value)
+	}
+	return nil
+}
+
+const notText = "must be UTF-8 without U+0000, up to 65535 bytes: MQTT 5 receivers get it"
+
+// validText reports whether b can be a UTF-8 string of MQTT (MQTT 5, 1.5.4).
+func validText(b []byte) bool {
+	return len(b) <= 65535 && utf8.Valid(b) && bytes.IndexByte(b, 0) < 0
+}
+
+// setUserProperties takes a JSON array of {"key":k,"value":v}.
+func (t *translation) setUserProperties(list []byte) error {
+	var pairs []struct{ Key, Value *string }
+	if len(list) > maxUserProperty {
+		return refuse(badMessage, "property %s has %d bytes; %d are allowed", keyUserProperty, len(list), maxUserProperty)
+	}
+	if err := json.Unmarshal(list, &pairs); err != nil {
+		return badProperty([]byte(keyUserProperty), list, `must be JSON like [{"key":"k","value":"v"}]`)
+	}
+	for _, p := range pairs {
+		if p.Key == nil || p.Value == nil {
+			return badProperty([]byte(keyUserProperty), list, `must be JSON like [{"key":"k","value":"v"}]`)
+		}
+		if !validText([]byte(*p.Key)) || !validText([]byte(*p.Value)) {
+			return badProperty([]byte(keyUserProperty), list, notText)
+		}
+		t.props = mqtt.AppendUserProperty(t.props, *p.Key, *p.Value)
+	}
+	return nil
+}
+
+// delayLevels are the delays of the property DELAY, from 1 (RocketMQ's
+// MessageStoreConfig.messageDelayLevel).
+var delayLevels = [...]time.Duration{
+	0, 1 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, 1 * time.Minute, 2 * time.Minute, 3 * time.Minute,
+	4 * time.Minute, 5 * time.Minute, 6 * time.Minute, 7 * time.Minute, 8 * time.Minute, 9 * time.Minute, 10 * time.Minute,
+	20 * time.Minute, 30 * time.Minute, 1 * time.Hour, 2 * time.Hour,
+}
+
+func (t *translation) setDelay(key, value []byte) error {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil {
+		return badProperty(key, value, "must be a whole number")
+	}
+	if n <= 0 {
+		return nil // no delay, as RocketMQ has it
+	}
+	const far = int64(1) << 50 // ms: sums do not overflow, and every limit is less
+	switch string(key) {
+	case "DELAY":
+		level := delayLevels[min(n, int64(len(delayLevels)-1))] // a higher level is the highest, as in ScheduleMessageService
+		t.at = t.now + level.Milliseconds()
+	case "TIMER_DELAY_SEC":
+		t.at = t.now + min(n, far)*1000
+	case "TIMER_DELAY_MS":
+		t.at = t.now + min(n, far)
+	default:
+		t.at = min(n, far)
+	}
+	return nil
+}
+
+// finish makes the messages. topic is the RocketMQ topic, with a namespace in
+// front perhaps.
+func (t *translation) finish(topic, body []byte) error {
+	parent, err := t.srv.parentTopic(topic)
+	if err != nil {
+		return err
+	}
+	if int(t.qos) > t.srv.opt.MaxQoS {
+		return refuse(badQoS, "property %s is %d, and this server takes %d at most (limits.qos)", keyQoS, t.qos, t.srv.opt.MaxQoS)
+	}
+	if t.at <= t.now {
+		t.at = 0
+	} else if limit := t.srv.opt.MaxDelay; limit > 0 && t.at-t.now > limit.Milliseconds() {
+		return refuse(badDelay, "the delay is longer than %s (rocketmq.max-delay)", limit)
+	}
+	if err := t.identify(); err != nil {
+		return err
+	}
+	m := mq.Message{Payload: body, Props: t.props, QoS: t.qos}
+	if t.expiry > 0 {
+		m.Expiry = max(t.now, t.at) + t.expiry
+	}
+	if len(t.second) == 0 && len(t.multi) > 0 {
+		return t.dispatch(parent, &m)
+	}
+	return t.add(t.join(parent, t.second), parent, &m, keySecondTopic, t.second)
+}
+
+// identify lets MQTT 5 receivers see the message's ID and keys.
+func (t *translation) identify() error {
+	for _, p := range []struct {
+		name  string
+		key   string
+		value []byte
+	}{{propMessageID, "UNIQ_KEY", t.id}, {propKeys, "KEYS", t.keys}} {
+		if len(p.value) == 0 {
+			continue
+		}
+		if !validText(p.value) {
+			return badProperty([]byte(p.key), p.value, notText)
+		}
+		t.props = mqtt.AppendUserProperty(t.props, p.name, p.value)
+	}
+	return nil
+}
+
+// join returns parent/sub, in memory of the translation; a slash in front of
+// sub is left away, and without sub it is the parent.
+func (t *translation) join(parent, sub []byte) []byte {
+	sub = bytes.TrimPrefix(sub, []byte{'/'})
+	if len(sub) == 0 {
+		return parent
+	}
+	from := len(t.topics)
+	t.topics = append(append(append(t.topics, parent...), '/'), sub...)
+	return t.topics[from:len(t.topics):len(t.topics)]
+}
+
+// add takes one topic to publish m to. key and value are the property it is
+// from.
+func (t *translation) add(topic, parent []byte, m *mq.Message, key string, value []byte) error {
+	kind, _ := mq.ParseTopic(topic)
+	switch {
+	case kind == mq.TopicBadP2P:
+		return refuse(badTopic, "property %s is %q, which names no client: it must be /p2p/{client ID}, and a client ID has no / + #", key, clip(value))
+	case kind == mq.TopicInvalid && len(value) == 0:
+		return refuse(badTopic, "topic %q cannot be an MQTT topic", clip(topic))
+	case kind == mq.TopicInvalid:
+		return refuse(badTopic, "property %s is %q, which gives no MQTT topic: no + or #, UTF-8, up to 65535 bytes", key, clip(value))
+	case len(topic) > t.srv.opt.TopicLength:
+		return refuse(badTopic, "the MQTT topic has %d bytes; this server takes %d (limits.topic-length)", len(topic), t.srv.opt.TopicLength)
+	}
+	one := *m
+	one.Topic = topic
+	if kind == mq.TopicP2P {
+		one.Keep = t.keep
+		if len(t.real) > 0 {
+			one.RealTopic = t.join(parent, t.real)
+			if !mq.ValidTopic(one.RealTopic) || len(one.RealTopic) > t.srv.opt.TopicLength {
+				return badProperty([]byte(keyRealTopic), t.real, "must be the rest of an MQTT topic")
+			}
+		}
+	}
+	t.messages = append(t.messages, one)
+	return nil
+}
+
+// maxDispatch bounds the topics of one message.
+const maxDispatch = 64
+
+// dispatch takes the queues of INNER_MULTI_DISPATCH, which Apache's MQTT gateway
+// reads: %LMQ% and a topic with % in place of slashes. Those with a wildcard are
+// for subscriptions that its back-ends have matched themselves; they are left
+// out, as subscriptions are matched here.
+func (t *translation) dispatch(parent []byte, m *mq.Message) error {
+	for queue := range bytes.SplitSeq(t.multi, []byte{','}) {
+		name, ok := bytes.CutPrefix(bytes.TrimSpace(queue), []byte("%LMQ%"))
+		name = bytes.TrimRight(name, "%")
+		if !ok || len(name) == 0 {
+			return badProperty([]byte(keyMultiDispatch), queue, "must be %LMQ% and a topic with % in place of slashes")
+		}
+		topic := bytes.ReplaceAll(name, []byte{'%'}, []byte{'/'})
+		switch {
+		case bytes.HasPrefix(topic, []byte("/p2p/")): // of no parent topic: the message's
+			topic = t.join(parent, topic)
+		case bytes.ContainsAny(topic, "+#"):
+			continue
+		}
+		if t.has(topic) {
+			continue
+		}
+		if len(t.messages) == maxDispatch {
+			return refuse(badMessage, "property %s has more than %d topics", keyMultiDispatch, maxDispatch)
+		}
+		if err := t.add(topic, parent, m, keyMultiDispatch, queue); err != nil {
+			return err
+		}
+	}
+	if len(t.messages) == 0 { // wildcards only
+		return t.add(parent, parent, m, keyMultiDispatch, nil)
+	}
+	return nil
+}
+
+func (t *translation) has(topic []byte) bool {
+	for i := range t.messages {
+		if bytes.Equal(t.messages[i].Topic, topic) {
+			return true
+		}
+	}
+	return false
+}
+
+// parentTopic is the MQTT parent topic of a RocketMQ topic: what stands behind
+// its namespace, "MQ_INST_x%" for example, unless that is to be kept.
+func (s *Server) parentTopic(topic []byte) ([]byte, error) {
+	if i := bytes.LastIndexByte(topic, '%'); i > 0 && topic[0] != '%' && !s.opt.KeepNamespace {
+		topic = topic[i+1:]
+	}
+	switch {
+	case len(topic) == 0:
+		return nil, refuse(badTopic, "the topic is empty; give the parent topic, level 1 of the MQTT topic")
+	case bytes.IndexByte(topic, '/') >= 0:
+		return nil, refuse(badTopic, "topic %q has more than one level; give the parent topic, and the rest in property %s", clip(topic), keySecondTopic)
+	case topic[0] == '%':
+		return nil, refuse(badTopic, "topic %q is one of RocketMQ's own", clip(topic))
+	}
+	return topic, nil
+}
+
+// clip shortens what is shown of a client's input.
+func clip(b []byte) []byte { return b[:min(len(b), 128)] }
+
+// isSystemProperty reports whether a property is RocketMQ's own
+// (MessageConst.STRING_HASH_SET): it says nothing to a device.
+func isSystemProperty(key []byte) bool {
+	return bytes.HasPrefix(key, []byte("__")) || systemProperties[string(key)]
+}
+
+var systemProperties = func() map[string]bool {
+	set := make(map[string]bool)
+	for _, key := range []string{
+		"TAGS", "WAIT", "RETRY_TOPIC", "REAL_TOPIC", "REAL_QID", "PGROUP", "MIN_OFFSET", "MAX_OFFSET", "BUYER_ID",
+		"ORIGIN_MESSAGE_ID", "TRANSFER_FLAG", "CORRECTION_FLAG", "MQ2_FLAG", "RECONSUME_TIME", "MSG_REGION", "TRACE_ON",
+		"EXTEND_UNIQ_INFO", "MAX_RECONSUME_TIMES", "CONSUME_START_TIME", "POP_CK", "POP_CK_OFFSET", "1ST_POP_TIME",
+		"TRAN_PREPARED_QUEUE_OFFSET", "DUP_INFO", "INSTANCE_ID", "CORRELATION_ID", "REPLY_TO_CLIENT", "TTL", "ARRIVE_TIME",
+		"PUSH_REPLY_TIME", "CLUSTER", "MSG_TYPE", "INNER_MULTI_QUEUE_OFFSET", "INNER_NUM", "INNER_BASE", "TIMER_ENQUEUE_MS",
+		"TIMER_DEQUEUE_MS", "TIMER_ROLL_TIMES", "TIMER_OUT_MS", "TIMER_DEL_UNIQKEY", "TIMER_DEL_MSG", "TIMER_ENGINE_TYPE",
+		"PROPERTY_TIMER_DELIVER_MS", "UNIQUE_MSG_QUERY_FLAG", "CRC32", "DELAY_LEVEL", "CHECK_IMMUNITY_TIME_IN_SECONDS",
+		"namespace", "retryTimes", "traceParent", "TRACE_CONTEXT", "TRAN_MSG_ID", "LITE_TOPIC", "PRIORITY",
+	} {
+		set[key] = true
+	}
+	return set
+}()

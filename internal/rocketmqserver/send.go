@@ -1,0 +1,232 @@
+package rocketmqserver
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/rocketmq"
+)
+
+// The token of a send says how to answer it:
+//
+//	bits 0-31   opaque
+//	bits 32-47  queue ID
+//	bit 48      serialization
+//	bit 49      oneway: not at all
+//	bit 63      plainTopic
+const (
+	tokenQueue  = 32
+	tokenSerial = 48
+	tokenOneway = 1 << 49
+)
+
+func (c *conn) token(s rocketmq.Serialize) uint64 {
+	t := uint64(uint32(c.cmd.Opaque)) | uint64(uint16(c.send.QueueID))<<tokenQueue | uint64(s)<<tokenSerial
+	if c.cmd.IsOneway() {
+		t |= tokenOneway
+	}
+	return t
+}
+
+// handleSend takes one message, or a batch.
+func (c *conn) handleSend(code rocketmq.RequestCode, f rocketmq.Frame) {
+	parts, err := c.translate(code, f)
+	if err != nil {
+		c.srv.refused(Remoting, err)
+		c.refuse(f.Serialize, err)
+		return
+	}
+	c.mu.Lock()
+	c.sends++
+	c.mu.Unlock()
+	token := c.token(f.Serialize)
+	if !c.send.Batch {
+		parts[0].publish(c.who, c, token, &c.batch)
+		return
+	}
+	s := &batchSend{c: c, token: token, count: len(parts)}
+	s.left.Store(int32(len(parts)))
+	s.to = s
+	for _, t := range parts {
+		t.publish(c.who, &s.gathering, 0, &c.batch)
+	}
+}
+
+// translate finds out who sends what. On success c.who is the sender.
+func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*translation, error) {
+	if c.srv.closing.Load() {
+		return nil, errClosing
+	}
+	if err := c.authenticate(f.Body); err != nil {
+		return nil, err
+	}
+	h := &c.send
+	if err := h.Decode(code, c.cmd.Ext); err != nil {
+		return nil, refuse(badMessage, "%v", err)
+	}
+	if h.SysFlag&rocketmq.SysTransaction != 0 {
+		return nil, errTransaction
+	}
+	body, err := rocketmq.Inflate(c.body, f.Body, h.SysFlag, c.srv.opt.BodySize)
+	switch {
+	case errors.Is(err, rocketmq.ErrTooLarge), len(f.Body) > c.srv.opt.BodySize:
+		return nil, refuse(tooLarge, "the body is larger than %d bytes (limits.packet-size)", c.srv.opt.BodySize)
+	case err != nil:
+		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
+	}
+	if h.SysFlag&rocketmq.SysCompressed != 0 {
+		c.body = body[:0]
+		if cap(body) > readBuf*4 {
+			c.body = nil
+		}
+	}
+	if !h.Batch {
+		t := c.part(0)
+		if err := t.translate(h.Properties); err != nil {
+			return nil, err
+		}
+		return c.parts[:1], t.finish(h.Topic, body)
+	}
+	return c.translateBatch(body)
+}
+
+// maxBatch bounds the messages of a batch.
+const maxBatch = 10_000
+
+func (c *conn) translateBatch(body []byte) ([]*translation, error) {
+	n := 0
+	for m, err := range rocketmq.Batch(body) {
+		if err != nil {
+			return nil, refuse(badMessage, "%v", err)
+		}
+		if n == maxBatch {
+			return nil, refuse(tooLarge, "a batch of more than %d messages; split it", maxBatch)
+		}
+		t := c.part(n)
+		n++
+		err := t.translate(m.Properties)
+		if err == nil {
+			err = t.finish(c.send.Topic, m.Body)
+		}
+		if err != nil {
+			o := told(err)
+			return nil, refuse(o, "message %d of the batch: %s", n, o.text)
+		}
+	}
+	if n == 0 {
+		return nil, refuse(badMessage, "the batch is empty")
+	}
+	return c.parts[:n], nil
+}
+
+// keptParts is how many translations a connection keeps for the next send.
+const keptParts = 64
+
+// part returns the translation for the i-th message of a send, begun.
+func (c *conn) part(i int) *translation {
+	if i == 0 && len(c.parts) > keptParts {
+		clear(c.parts[keptParts:])
+		c.parts = c.parts[:keptParts]
+	}
+	if i == len(c.parts) {
+		c.parts = append(c.parts, new(translation))
+	}
+	c.parts[i].begin(c.srv, c.batch.Now())
+	return c.parts[i]
+}
+
+// translate takes the properties of a remoting message.
+func (t *translation) translate(properties []byte) error {
+	if err := rocketmq.CheckProperties(properties); err != nil {
+		return refuse(badMessage, "%v", err)
+	}
+	for key, value := range rocketmq.Properties(properties) {
+		if err := t.set(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// authenticate sets c.who to the sender of the request at hand.
+func (c *conn) authenticate(body []byte) error {
+	c.check = signedCommand{c.cmd.Ext, body}
+	who, err := c.srv.opt.Auth.AuthenticateRequest(&c.check, c.who, c.remote.Addr())
+	c.check = signedCommand{}
+	c.who = who
+	if err != nil {
+		c.who = nil
+		c.srv.Stats.AuthFailed[Remoting].Add(1)
+	}
+	return err
+}
+
+// Complete implements broker.Completer: it answers a send.
+func (c *conn) Complete(token uint64, code mq.Code, b *broker.Batch) {
+	c.answer(token, settled(token, code), 1, b)
+}
+
+// answer answers a send of so many messages.
+func (c *conn) answer(token uint64, code mq.Code, messages int, b *broker.Batch) {
+	c.srv.Stats.settle(Remoting, code, messages)
+	out := c.append()
+	if out == nil {
+		c.mu.Lock()
+		c.sends--
+		c.mu.Unlock()
+		return
+	}
+	c.sends--
+	if c.over() || c.sends+1 >= c.srv.opt.Unanswered {
+		c.room.Signal()
+	}
+	if token&tokenOneway == 0 {
+		o := &outcomes[code]
+		opaque, serialize := int32(uint32(token)), rocketmq.Serialize(token>>tokenSerial&1)
+		if code != mq.OK {
+			out = appendReply(out, o.remoting, opaque, o.text, nil, nil, serialize)
+		} else {
+			out = c.appendSent(out, opaque, int(uint16(token>>tokenQueue)), messages, serialize)
+		}
+	}
+	c.done(out, b)
+}
+
+// appendSent appends the answer to a send that is safe. Message tracing of the
+// SDKs is off: it would send messages about messages.
+func (c *conn) appendSent(out []byte, opaque int32, queue, messages int, s rocketmq.Serialize) []byte {
+	var ids, number [80]byte
+	id := ids[:0]
+	last := c.srv.offset.Add(int64(messages))
+	for i := range messages {
+		if i > 0 {
+			id = append(id, ',')
+		}
+		id = append(id, rocketmq.OffsetMessageID(c.local.Addr(), c.local.Port(), last-int64(messages-1-i))...)
+	}
+	n := strconv.AppendInt(number[:0], last-int64(messages-1), 10)
+	q := strconv.AppendInt(n[len(n):], int64(queue), 10)
+	ext := [...]rocketmq.Field{{Key: keyMsgID, Value: id}, {Key: keyQueueID, Value: q}, {Key: keyQueueOffset, Value: n}, {Key: keyRegion, Value: region}, {Key: keyTrace, Value: off}}
+	return appendReply(out, rocketmq.Success, opaque, "", ext[:], nil, s)
+}
+
+var (
+	keyMsgID, keyQueueID, keyQueueOffset = []byte("msgId"), []byte("queueId"), []byte("queueOffset")
+	keyRegion, region                    = []byte("MSG_REGION"), []byte("DefaultRegion")
+	keyTrace, off                        = []byte("TRACE_ON"), []byte("false")
+)
+
+// batchSend answers a batch when all of its messages are settled.
+type batchSend struct {
+	gathering
+	c     *conn
+	token uint64
+	count int
+}
+
+// Complete implements broker.Completer: gathering calls it once.
+func (s *batchSend) Complete(_ uint64, code mq.Code, b *broker.Batch) {
+	s.c.answer(s.token, code, s.count, b)
+}

@@ -1,0 +1,265 @@
+package rocketmqserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// Options configure a Server. All must be set but where 0 or nil has a meaning.
+type Options struct {
+	Broker *broker.Broker
+	Auth   mq.RequestAuthenticator
+	Log    *slog.Logger
+	TLS    *tls.Config // nil: with a certificate of its own, which is made at start
+
+	// Topics are the parent topics that have a route; empty: any.
+	Topics []string
+	// Advertise and AdvertiseGRPC are the addresses, HOST:PORT, that clients are
+	// told to send to; "": the one they have asked.
+	Advertise, AdvertiseGRPC string
+	KeepNamespace            bool // a namespace in front of a topic is part of the parent topic
+
+	BodySize    int           // largest message body, bytes, also when it is not compressed any more
+	TopicLength int           // bytes
+	MaxQoS      int           // 0 to 2
+	MaxDelay    time.Duration // of a delayed message; 0: no limit
+	Unanswered  int           // sends under way of one connection; more are not read
+	ReadBytes   int64         // memory for large requests of all remoting connections that are arriving
+	IdleTimeout time.Duration // a connection that sends nothing for so long is closed
+	FrameTime   time.Duration // how long one request, or a handshake, may take to arrive
+
+	Connections int // of each protocol; 0: as many as file descriptors allow
+	PerAddress  int // of each protocol and remote address; 0: no limit
+}
+
+// Protocol is one of the two.
+type Protocol uint8
+
+// The protocols.
+const (
+	Remoting Protocol = iota
+	GRPC
+	Protocols // their number
+)
+
+func (p Protocol) String() string { return [...]string{"remoting", "grpc"}[p] }
+
+// Stats are the counters of the gateway.
+type Stats struct {
+	Accepted   [Protocols]atomic.Uint64 // connections
+	OverLimit  [Protocols]atomic.Uint64 // connections closed by a limit
+	AuthFailed [Protocols]atomic.Uint64 // requests
+	Requests   [Protocols]atomic.Uint64
+	Accepts    [Protocols]atomic.Uint64 // messages answered with SEND_OK
+	Refuses    [Protocols]atomic.Uint64 // messages answered with anything else
+	BytesIn    atomic.Uint64            // remoting
+	BytesOut   atomic.Uint64            // remoting
+	Panics     atomic.Uint64
+}
+
+// settle counts answered messages.
+func (s *Stats) settle(p Protocol, code mq.Code, messages int) {
+	if code == mq.OK {
+		s.Accepts[p].Add(uint64(messages))
+	} else {
+		s.Refuses[p].Add(uint64(messages))
+	}
+}
+
+// refused counts a message that does not come to the core.
+func (s *Server) refused(p Protocol, err error) {
+	s.Stats.Refuses[p].Add(1)
+	s.broker.Stats.Dropped[told(err).drop].Add(1)
+}
+
+// Server is the RocketMQ gateway. Listeners are added with ServeRemoting and
+// ServeGRPC.
+type Server struct {
+	opt    Options
+	broker *broker.Broker
+	log    *slog.Logger
+	tls    *tls.Config
+	Stats  Stats
+
+	closing atomic.Bool // sends are refused: try elsewhere
+	offset  atomic.Int64
+	large   *semaphore.Weighted // of Options.ReadBytes
+
+	ctx    context.Context // ends when Shutdown gives up waiting
+	cancel context.CancelFunc
+
+	limits [Protocols]limiter
+
+	mu        sync.Mutex // guards the fields below
+	listeners []net.Listener
+	conns     map[*conn]struct{}
+	grpc      grpcSide
+
+	wg sync.WaitGroup // listeners, connections and their writers
+}
+
+// New makes a gateway without listeners.
+func New(opt Options) (*Server, error) {
+	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, tls: opt.TLS, conns: make(map[*conn]struct{}), large: semaphore.NewWeighted(opt.ReadBytes)}
+	for p := range s.limits {
+		s.limits[p] = limiter{all: opt.Connections, perAddress: opt.PerAddress, addresses: make(map[netip.Addr]int)}
+	}
+	// An offset grows over restarts, too, as long as fewer than a thousand
+	// messages a millisecond come.
+	s.offset.Store(time.Now().UnixMicro())
+	if s.tls == nil {
+		conf, err := selfSigned()
+		if err != nil {
+			return nil, err
+		}
+		s.tls = conf
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Connections counts open connections.
+func (s *Server) Connections(p Protocol) int { return s.limits[p].count() }
+
+// Shutdown closes in good order: no new connections, sends are refused so that
+// SDKs send elsewhere, what was taken before is made safe and answered. It
+// returns when all connections are closed, or ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.closing.Store(true)
+	s.mu.Lock()
+	listeners := s.listeners
+	s.mu.Unlock()
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+	s.broker.Drain(drainTime)
+	s.shutdownGRPC(ctx)
+	s.mu.Lock()
+	for c := range s.conns {
+		c.finish()
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		s.cancel()
+		return nil
+	case <-ctx.Done():
+		s.cancel()
+		s.mu.Lock()
+		for c := range s.conns {
+			c.abort()
+		}
+		s.mu.Unlock()
+		<-done
+		return ctx.Err()
+	}
+}
+
+// drainTime bounds the wait for the store at shutdown.
+const drainTime = 5 * time.Second
+
+// errClosing refuses what comes while the server closes.
+var errClosing = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down; send again, it restarts or another one takes over"}
+
+// hasRoute reports whether there is a route for a RocketMQ topic.
+func (s *Server) hasRoute(topic []byte) error {
+	parent, err := s.parentTopic(topic)
+	if err != nil {
+		return err
+	}
+	for _, t := range s.opt.Topics {
+		if t == string(parent) {
+			return nil
+		}
+	}
+	if len(s.opt.Topics) > 0 {
+		return refuse(noTopic, "topic %q is not in the server's list of topics", clip(parent))
+	}
+	return nil
+}
+
+// limiter counts connections of one protocol.
+type limiter struct {
+	all, perAddress int // 0: no limit
+
+	mu        sync.Mutex
+	open      int
+	addresses map[netip.Addr]int
+}
+
+// enter reports whether there may be one more connection from an address; then
+// leave must follow.
+func (l *limiter) enter(a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all > 0 && l.open >= l.all || l.perAddress > 0 && l.addresses[a] >= l.perAddress {
+		return false
+	}
+	l.open++
+	if l.perAddress > 0 {
+		l.addresses[a]++
+	}
+	return true
+}
+
+func (l *limiter) leave(a netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.perAddress == 0 {
+		return
+	}
+	if l.addresses[a]--; l.addresses[a] == 0 {
+		delete(l.addresses, a)
+	}
+}
+
+func (l *limiter) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open
+}
+
+func addrOf(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// accept waits for a connection. When there are no file descriptors left it
+// waits for some.
+func (s *Server) accept(l net.Listener) (net.Conn, error) {
+	wait := 5 * time.Millisecond
+	for {
+		nc, err := l.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return nc, err
+		}
+		s.log.Error("cannot accept a connection; trying again", "error", err, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+			return nil, err
+		}
+		wait = min(2*wait, time.Second)
+	}
+}
