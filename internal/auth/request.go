@@ -15,7 +15,7 @@ type key struct {
 
 var (
 	nobody      = &mq.Principal{}
-	errUnsigned = &mq.Error{Code: mq.NotAuthorized, Text: "the request is not signed; give the SDK an access key and its secret"}
+	errUnsigned = &mq.Error{Code: mq.BadCredentials, Text: "the request is not signed; give the SDK an access key and its secret"}
 	errNoKeys   = &mq.Error{
 		Code: mq.BadCredentials,
 		Text: "no access key is configured on this server; add one to auth.access-keys",

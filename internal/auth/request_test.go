@@ -41,7 +41,7 @@ func TestAuthenticateRequest(t *testing.T) {
 		{"right", Options{AccessKeys: keys}, signed{"BK", "s2"}, mq.OK, "BK"},
 		{"wrong secret", Options{AccessKeys: keys}, signed{"BK", "s1"}, mq.BadCredentials, ""},
 		{"unknown key", Options{AccessKeys: keys}, signed{"CK", "s1"}, mq.BadCredentials, ""},
-		{"unsigned", Options{AccessKeys: keys}, signed{}, mq.NotAuthorized, ""},
+		{"unsigned", Options{AccessKeys: keys}, signed{}, mq.BadCredentials, ""},
 		{"anonymous, unsigned", Options{AccessKeys: keys, Anonymous: true}, signed{}, mq.OK, ""},
 		{"anonymous, right", Options{AccessKeys: keys, Anonymous: true}, signed{"AK", "s1"}, mq.OK, "AK"},
 		{"anonymous, wrong", Options{AccessKeys: keys, Anonymous: true}, signed{"AK", "s2"}, mq.BadCredentials, ""},

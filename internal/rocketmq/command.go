@@ -59,7 +59,7 @@ func (c *Command) IsOneway() bool { return c.Flag&FlagOneway != 0 }
 const keptScratch = 64 << 10
 
 // Reset forgets everything but memory to reuse, of which it keeps at most some
-// 80 KiB. A Command that waits in a pool then holds no read buffer.
+// 90 KiB. A Command that waits in a pool then holds no read buffer.
 func (c *Command) Reset() {
 	clear(c.Ext[:cap(c.Ext)])
 	*c = Command{Ext: c.Ext[:0], scratch: c.scratch[:0]}

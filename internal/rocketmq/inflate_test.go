@@ -125,10 +125,10 @@ func (z *zeros) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestBombs unpacks 256 MiB of zeros with a limit of 1 MiB.
+// TestBombs unpacks 64 MiB of zeros with a limit of 1 MiB.
 func TestBombs(t *testing.T) {
 	for name, flag := range compressions {
-		content := zeros(256 << 20)
+		content := zeros(64 << 20)
 		bomb := compress(t, flag, &content)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

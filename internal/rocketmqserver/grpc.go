@@ -158,13 +158,19 @@ func (s *Server) unary(m method) grpc.StreamHandler {
 	}
 }
 
+// endsCall reports whether an error is one of gRPC.
+func endsCall(err error) bool {
+	_, ok := errors.AsType[interface {
+		error
+		GRPCStatus() *status.Status
+	}](err)
+	return ok
+}
+
 // refused returns the answer for an error, or what ends the call. Every response
 // has the status in field 1.
 func refused(err error) (proto.Message, error) {
-	if _, ok := errors.AsType[interface {
-		error
-		GRPCStatus() *status.Status
-	}](err); ok {
+	if endsCall(err) {
 		return nil, err
 	}
 	return &pb.UnsupportedResponse{Status: statusOf(told(err))}, nil
@@ -200,6 +206,9 @@ type call struct {
 	held   int64      // of Server.large
 	data   mem.Buffer // the request; nil: none
 	send   sending
+
+	late    *time.Timer // see expect
+	spoiled bool        // cannot be used again
 }
 
 // wire is the part of a stream's transport that reads single messages: the
@@ -215,6 +224,7 @@ var calls = sync.Pool{New: func() any { return new(call) }}
 
 func newCall(s *Server, stream grpc.ServerStream) *call {
 	c := calls.Get().(*call)
+	c.send.forget()
 	c.srv, c.stream, c.ctx = s, stream, stream.Context()
 	c.wire, _ = grpc.ServerTransportStreamFromContext(c.ctx).(wire)
 	if p, ok := peer.FromContext(c.ctx); ok {
@@ -223,8 +233,13 @@ func newCall(s *Server, stream grpc.ServerStream) *call {
 	return c
 }
 
-// free gives the call back. Nobody may know it any more.
+// free gives the call back, if it can be used again. Nobody may know it any
+// more.
 func (c *call) free() {
+	if c.spoiled {
+		return
+	}
+	c.send.forget()
 	c.srv, c.stream, c.ctx, c.conn, c.wire, c.signed = nil, nil, nil, nil, nil, signedCall{}
 	calls.Put(c)
 }
@@ -287,11 +302,25 @@ func (c *call) receive(limit int) error {
 	return nil
 }
 
+// expect ends the connection if arrived is not called within the time.
+func (c *call) expect(within time.Duration) {
+	if c.late == nil {
+		c.late = time.AfterFunc(within, func() { _ = c.conn.Close() })
+	} else {
+		c.late.Reset(within)
+	}
+}
+
+func (c *call) arrived() {
+	// Too late to stop: it may look at c.conn at any time.
+	c.spoiled = !c.late.Stop()
+}
+
 // request reads the one request of a unary call. One that does not arrive in
 // time ends the connection.
 func (c *call) request(limit int) error {
-	patience := time.AfterFunc(c.srv.opt.FrameTime, c.conn.abort)
-	defer patience.Stop()
+	c.expect(c.srv.opt.FrameTime)
+	defer c.arrived()
 	err := c.receive(limit)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -317,9 +346,13 @@ func (c *call) decode(m proto.Message) error {
 
 func (c *call) unmarshal(m proto.Message) error {
 	if err := proto.Unmarshal(c.data.ReadOnlyData(), m); err != nil {
-		return status.Error(codes.Internal, "the request is not what the protocol says: "+err.Error())
+		return malformedCall(err)
 	}
 	return nil
+}
+
+func malformedCall(err error) error {
+	return status.Error(codes.Internal, "the request is not what the protocol says: "+err.Error())
 }
 
 // value returns the first value of a key of the call's metadata; "": none.

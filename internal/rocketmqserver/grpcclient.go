@@ -28,7 +28,7 @@ func queryRoute(c *call) (proto.Message, error) {
 	if err := c.decode(request); err != nil {
 		return nil, err
 	}
-	if err := c.srv.hasRoute(c.srv.topicOf(request.Topic)); err != nil {
+	if _, err := c.srv.parentTopic(topicOf(request.Topic)); err != nil {
 		return nil, err
 	}
 	return &pb.QueryRouteResponse{
@@ -42,6 +42,14 @@ func queryRoute(c *call) (proto.Message, error) {
 			},
 		}},
 	}, nil
+}
+
+// topicOf is a topic as remoting names it: with its namespace in front.
+func topicOf(r *pb.Resource) []byte {
+	if ns := r.GetResourceNamespace(); ns != "" {
+		return []byte(ns + "%" + r.GetName())
+	}
+	return []byte(r.GetName())
 }
 
 // endpoints are where the client is to send: the advertised address, or what it

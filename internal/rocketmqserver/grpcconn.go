@@ -34,7 +34,6 @@ func (l *grpcListener) Accept() (net.Conn, error) {
 		}
 		s.Stats.Accepted[GRPC].Add(1)
 		c := &grpcConn{Conn: nc, srv: s, remote: addrOf(nc.RemoteAddr()).Addr()}
-		c.abort = func() { _ = c.Close() }
 		if s.limits[GRPC].enter(c.remote) {
 			return c, nil
 		}
@@ -50,7 +49,6 @@ type grpcConn struct {
 	net.Conn
 	srv    *Server
 	remote netip.Addr
-	abort  func() // closes it
 	once   sync.Once
 
 	first  [1]byte // read to see what the client speaks; the first Read gives it back

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/mq"
@@ -26,15 +26,24 @@ import (
 // order, by any goroutine.
 type sending struct {
 	batch   broker.Batch
+	request [][]byte // the messages, in c.data
+	message grpcMessage
 	part    translation
-	codes   []mq.Code // by message; each written once
+	results []result // by message
 	left    atomic.Int32
 	settled chan struct{} // gets one value when left comes to 0
 }
 
+// result is what became of a message.
+type result struct {
+	id   string
+	code mq.Code // written once, by whoever learns of it
+	err  error   // it did not come to the core; nil: it did
+}
+
 // Complete implements broker.Completer.
 func (s *sending) Complete(token uint64, code mq.Code, _ *broker.Batch) {
-	s.codes[token&^plainTopic] = settled(token, code)
+	s.results[token&^plainTopic].code = settled(token, code)
 	s.done()
 }
 
@@ -44,63 +53,75 @@ func (s *sending) done() {
 	}
 }
 
+// forget lets go of a request, and of memory that an unusual one has taken.
+func (s *sending) forget() {
+	clear(s.request)
+	clear(s.results)
+	s.message.reset()
+	clear(s.message.properties[:cap(s.message.properties)])
+	if cap(s.part.props)+cap(s.part.topics) > maxScratch || cap(s.results) > maxScratch/64 {
+		*s = sending{}
+	}
+	s.part.begin(nil, 0)
+}
+
+// maxScratch is how much memory a call keeps for the next one, bytes.
+const maxScratch = 64 << 10
+
 // sendMessage takes the messages of a producer and answers when all of them are
 // settled. Each has an outcome of its own.
 func sendMessage(c *call) (proto.Message, error) {
-	request, who, err := c.takeSend()
-	if err != nil {
+	who, err := c.takeSend()
+	if err == nil {
+		err = c.publishAll(who)
+	} else if !endsCall(err) {
 		c.srv.refused(GRPC, err)
-		return nil, err
 	}
-	errs, err := c.publishAll(request.Messages, who)
 	if err != nil {
 		return nil, err
 	}
-	return c.sendAnswer(request.Messages, errs), nil
+	return c.sendAnswer(), nil
 }
 
 // takeSend reads the request of somebody who may send.
-func (c *call) takeSend() (*pb.SendMessageRequest, *mq.Principal, error) {
+func (c *call) takeSend() (*mq.Principal, error) {
 	if c.srv.closing.Load() {
-		return nil, nil, errClosing
+		return nil, errClosing
 	}
 	who, err := c.authenticate()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := c.request(c.srv.opt.BodySize + grpcHeadroom); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	request := new(pb.SendMessageRequest)
-	if err := c.unmarshal(request); err != nil {
-		return nil, nil, err
+	if c.send.request, err = decodeSend(c.send.request[:0], c.data.ReadOnlyData()); err != nil {
+		return nil, malformedCall(err)
 	}
-	if len(request.Messages) == 0 {
-		return nil, nil, refuse(outcome{grpc: pb.Code_BAD_REQUEST}, "the request has no messages")
+	if len(c.send.request) == 0 {
+		return nil, refuse(outcome{grpc: pb.Code_BAD_REQUEST, drop: mq.DropBadMessage}, "the request has no messages")
 	}
-	return request, who, nil
+	return who, nil
 }
 
-// publishAll hands the messages to the core and waits until all are settled. The
-// result has the errors of those that were refused before, by message; nil if
-// there are none. An error ends the call: its client does not wait any more.
-// Then what is under way keeps the call.
-func (c *call) publishAll(messages []*pb.Message, who *mq.Principal) (errs []error, err error) {
+// publishAll hands the messages to the core and waits until all are settled. An
+// error ends the call: its client does not wait any more. Then what is under way
+// keeps the call.
+func (c *call) publishAll(who *mq.Principal) error {
 	s := &c.send
 	if s.settled == nil {
 		s.settled = make(chan struct{}, 1)
 	}
-	s.codes = append(s.codes[:0], make([]mq.Code, len(messages))...)
-	s.left.Store(int32(len(messages)))
+	s.results = append(s.results[:0], make([]result, len(s.request))...)
+	s.left.Store(int32(len(s.request)))
 	c.srv.broker.Throttle()
 	s.batch.Begin()
-	for i, m := range messages {
+	for i, b := range s.request {
 		s.part.begin(c.srv, s.batch.Now())
-		if err := s.part.takeGRPC(m); err != nil {
-			if errs == nil {
-				errs = make([]error, len(messages))
-			}
-			errs[i] = err
+		err := s.part.takeGRPC(&s.message, b)
+		s.results[i].id = string(s.message.id)
+		if err != nil {
+			s.results[i].err = err
 			s.done()
 			continue
 		}
@@ -110,66 +131,82 @@ func (c *call) publishAll(messages []*pb.Message, who *mq.Principal) (errs []err
 	c.release()
 	select {
 	case <-s.settled:
-		return errs, nil
+		return nil
 	case <-c.ctx.Done():
-		return nil, status.FromContextError(c.ctx.Err()).Err()
+		return c.broken()
 	}
 }
 
+var statusSent = statusOf(outcomes[mq.OK])
+
 // sendAnswer makes the answer. The status of the whole is that of every message
 // if they are alike: some SDKs look at nothing else.
-func (c *call) sendAnswer(messages []*pb.Message, errs []error) *pb.SendMessageResponse {
-	answer := &pb.SendMessageResponse{Entries: make([]*pb.SendResultEntry, len(messages))}
-	for i, m := range messages {
-		code, o := c.send.codes[i], outcomes[c.send.codes[i]]
-		switch {
-		case errs != nil && errs[i] != nil:
-			c.srv.refused(GRPC, errs[i])
-			o = told(errs[i])
-		default:
-			c.srv.Stats.settle(GRPC, code, 1)
-		}
-		e := &pb.SendResultEntry{Status: statusOf(o), MessageId: m.GetSystemProperties().GetMessageId()}
-		if o.grpc == pb.Code_OK {
+func (c *call) sendAnswer() *pb.SendMessageResponse {
+	entries := make([]pb.SendResultEntry, len(c.send.results))
+	answer := &pb.SendMessageResponse{Entries: make([]*pb.SendResultEntry, len(entries))}
+	for i := range entries {
+		e, r := &entries[i], &c.send.results[i]
+		e.MessageId, e.Status = r.id, c.settle(r)
+		if e.Status == statusSent {
 			e.Offset = c.srv.offset.Add(1)
 		}
 		answer.Entries[i] = e
 		switch {
 		case i == 0:
 			answer.Status = e.Status
-		case answer.Status.Code != o.grpc:
+		case answer.Status.Code != e.Status.Code:
 			answer.Status = &pb.Status{Code: pb.Code_MULTIPLE_RESULTS, Message: "the messages have different results; see their entries"}
 		}
 	}
 	return answer
 }
 
-// takeGRPC takes a message of the 5.x SDKs.
-func (t *translation) takeGRPC(m *pb.Message) error {
-	system := m.GetSystemProperties()
-	if err := t.takeType(system); err != nil {
+// settle counts a message and returns what its sender is told.
+func (c *call) settle(r *result) *pb.Status {
+	switch {
+	case r.err != nil:
+		c.srv.refused(GRPC, r.err)
+		return statusOf(told(r.err))
+	case r.code == mq.OK:
+		c.srv.Stats.settle(GRPC, mq.OK, 1)
+		return statusSent
+	default:
+		c.srv.Stats.settle(GRPC, r.code, 1)
+		return statusOf(outcomes[r.code])
+	}
+}
+
+// takeGRPC takes a message of the 5.x SDKs. m is for its use.
+func (t *translation) takeGRPC(m *grpcMessage, b []byte) error {
+	if err := m.decode(b); err != nil {
+		return refuse(badMessage, "the message is %v", err)
+	}
+	if err := t.takeType(m); err != nil {
 		return err
 	}
-	for key, value := range m.UserProperties {
-		if err := t.set([]byte(key), []byte(value)); err != nil {
+	for _, p := range m.properties {
+		if err := t.set(p.key, p.value); err != nil {
 			return err
 		}
 	}
-	t.id = []byte(system.GetMessageId())
-	if keys := system.GetKeys(); len(keys) > 0 {
-		t.keys = []byte(strings.Join(keys, " ")) // as remoting has them
+	t.id = m.id
+	if len(m.keys) > 0 {
+		t.keys = m.keys
 	}
-	body, err := t.takeBody(m.Body, system)
+	body, err := takeBody(m, t.srv.opt.BodySize)
 	if err != nil {
 		return err
 	}
-	return t.finish(t.srv.topicOf(m.Topic), body)
+	topic := m.topic
+	if len(m.namespace) > 0 { // as remoting has it
+		topic = slices.Concat(m.namespace, []byte{'%'}, topic)
+	}
+	return t.finish(topic, body)
 }
 
 // takeType takes what the type of a message demands.
-func (t *translation) takeType(system *pb.SystemProperties) error {
-	at := system.GetDeliveryTimestamp()
-	switch system.GetMessageType() {
+func (t *translation) takeType(m *grpcMessage) error {
+	switch m.kind {
 	case pb.MessageType_TRANSACTION:
 		return errTransaction
 	case pb.MessageType_LITE:
@@ -177,43 +214,35 @@ func (t *translation) takeType(system *pb.SystemProperties) error {
 	case pb.MessageType_PRIORITY:
 		return refuse(unsupported, "messages with a priority are not supported")
 	case pb.MessageType_DELAY:
-		if at == nil {
+		if !m.timed {
 			return refuse(badDelay, "a delayed message without delivery timestamp")
 		}
 	}
-	if at == nil {
+	if !m.timed {
 		return nil
 	}
+	at := timestamppb.Timestamp{Seconds: m.seconds, Nanos: m.nanos}
 	if !at.IsValid() {
 		return refuse(badDelay, "the delivery timestamp is not a time")
 	}
 	return t.setDelay([]byte("TIMER_DELIVER_MS"), strconv.AppendInt(nil, at.AsTime().UnixMilli(), 10))
 }
 
-// topicOf is a topic as remoting names it: with its namespace in front.
-func (s *Server) topicOf(r *pb.Resource) []byte {
-	if ns := r.GetResourceNamespace(); ns != "" {
-		return []byte(ns + "%" + r.GetName())
-	}
-	return []byte(r.GetName())
-}
-
 // takeBody checks and inflates the body.
-func (t *translation) takeBody(body []byte, system *pb.SystemProperties) ([]byte, error) {
-	limit := t.srv.opt.BodySize
-	if len(body) > limit {
+func takeBody(m *grpcMessage, limit int) ([]byte, error) {
+	if len(m.body) > limit {
 		return nil, errBodySize(limit)
 	}
-	if err := checkDigest(body, system.GetBodyDigest()); err != nil {
+	if err := checkDigest(m.body, m.digest, m.checksum); err != nil {
 		return nil, err
 	}
-	switch e := system.GetBodyEncoding(); e {
+	switch m.encoding {
 	case pb.Encoding_ENCODING_UNSPECIFIED, pb.Encoding_IDENTITY:
-		return body, nil
+		return m.body, nil
 	case pb.Encoding_GZIP:
-		return inflate(body, limit)
+		return inflate(m.body, limit)
 	default:
-		return nil, refuse(badBody, "body encoding %d is not known", e)
+		return nil, refuse(badBody, "body encoding %d is not known", m.encoding)
 	}
 }
 
@@ -223,9 +252,9 @@ func errBodySize(limit int) error {
 
 // checkDigest compares the body as it has travelled with its digest. A digest
 // of a kind that is not known says nothing.
-func checkDigest(body []byte, d *pb.Digest) error {
+func checkDigest(body []byte, kind pb.DigestType, checksum []byte) error {
 	var sum []byte
-	switch d.GetType() {
+	switch kind {
 	case pb.DigestType_CRC32:
 		sum = fmt.Appendf(nil, "%08x", crc32.ChecksumIEEE(body))
 	case pb.DigestType_MD5:
@@ -236,9 +265,8 @@ func checkDigest(body []byte, d *pb.Digest) error {
 		return nil
 	}
 	// A client may leave zeros in front of a number away.
-	told := strings.TrimLeft(d.GetChecksum(), "0")
-	if !strings.EqualFold(told, string(bytes.TrimLeft(sum, "0"))) {
-		return refuse(badBody, "the body does not match its %s digest: it was damaged on the way", d.GetType())
+	if !bytes.EqualFold(bytes.TrimLeft(checksum, "0"), bytes.TrimLeft(sum, "0")) {
+		return refuse(badBody, "the body does not match its %s digest: it was damaged on the way", kind)
 	}
 	return nil
 }

@@ -311,23 +311,6 @@ func (t *translation) has(topic []byte) bool {
 	return false
 }
 
-// parentTopic is the MQTT parent topic of a RocketMQ topic: what stands behind
-// its namespace, "MQ_INST_x%" for example, unless that is to be kept.
-func (s *Server) parentTopic(topic []byte) ([]byte, error) {
-	if i := bytes.LastIndexByte(topic, '%'); i > 0 && topic[0] != '%' && !s.opt.KeepNamespace {
-		topic = topic[i+1:]
-	}
-	switch {
-	case len(topic) == 0:
-		return nil, refuse(badTopic, "the topic is empty; give the parent topic, level 1 of the MQTT topic")
-	case bytes.IndexByte(topic, '/') >= 0:
-		return nil, refuse(badTopic, "topic %q has more than one level; give the parent topic, and the rest in property %s", clip(topic), keySecondTopic)
-	case topic[0] == '%':
-		return nil, refuse(badTopic, "topic %q is one of RocketMQ's own", clip(topic))
-	}
-	return topic, nil
-}
-
 // clip shortens what is shown of a client's input.
 func clip(b []byte) []byte { return b[:min(len(b), 128)] }
 

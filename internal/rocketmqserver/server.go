@@ -1,12 +1,14 @@
 package rocketmqserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +26,7 @@ type Options struct {
 	Log    *slog.Logger
 	TLS    *tls.Config // nil: with a certificate of its own, which is made at start
 
-	// Topics are the parent topics that have a route; empty: any.
+	// Topics are the parent topics that messages are taken for; empty: any.
 	Topics []string
 	// Advertise and AdvertiseGRPC are the addresses, HOST:PORT, that clients are
 	// told to send to; "": the one they have asked.
@@ -178,21 +180,23 @@ const drainTime = 5 * time.Second
 // errClosing refuses what comes while the server closes.
 var errClosing = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down; send again, it restarts or another one takes over"}
 
-// hasRoute reports whether there is a route for a RocketMQ topic.
-func (s *Server) hasRoute(topic []byte) error {
-	parent, err := s.parentTopic(topic)
-	if err != nil {
-		return err
+// parentTopic is the MQTT parent topic of a RocketMQ topic: what stands behind
+// its namespace, "MQ_INST_x%" for example, unless that is to be kept.
+func (s *Server) parentTopic(topic []byte) ([]byte, error) {
+	if i := bytes.LastIndexByte(topic, '%'); i > 0 && topic[0] != '%' && !s.opt.KeepNamespace {
+		topic = topic[i+1:]
 	}
-	for _, t := range s.opt.Topics {
-		if t == string(parent) {
-			return nil
-		}
+	switch {
+	case len(topic) == 0:
+		return nil, refuse(badTopic, "the topic is empty; give the parent topic, level 1 of the MQTT topic")
+	case bytes.IndexByte(topic, '/') >= 0:
+		return nil, refuse(badTopic, "topic %q has more than one level; give the parent topic, and the rest in property %s", clip(topic), keySecondTopic)
+	case topic[0] == '%':
+		return nil, refuse(badTopic, "topic %q is one of RocketMQ's own", clip(topic))
+	case len(s.opt.Topics) > 0 && !slices.Contains(s.opt.Topics, string(topic)):
+		return nil, refuse(noTopic, "topic %q is not in the server's list of parent topics (topics)", clip(topic))
 	}
-	if len(s.opt.Topics) > 0 {
-		return refuse(noTopic, "topic %q is not in the server's list of topics", clip(parent))
-	}
-	return nil
+	return topic, nil
 }
 
 // limiter counts connections of one protocol.
