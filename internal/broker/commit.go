@@ -170,7 +170,8 @@ func (s *Session) confirmed() bool {
 // the store has answered, at most for the given time. Delayed messages whose time
 // comes from now on wait for the next start.
 func (b *Broker) Drain(limit time.Duration) {
-	b.delays.held.Store(true)
+	end := time.Now().Add(limit)
+	b.delays.hold(end)
 	for i := range b.registry.shards {
 		for _, s := range b.registry.shards[i].snapshot() {
 			s.mu.Lock()
@@ -178,7 +179,7 @@ func (b *Broker) Drain(limit time.Duration) {
 			s.unlock()
 		}
 	}
-	for end := time.Now().Add(limit); b.unanswered.Load() > 0 && time.Now().Before(end); {
+	for b.unanswered.Load() > 0 && time.Now().Before(end) {
 		time.Sleep(time.Millisecond)
 	}
 }

@@ -69,10 +69,11 @@ func (b *Broker) laterDone(l *later, op *mq.Op, err error, batch *Batch) {
 //
 // An entry goes when its message has been published and is safe, or was dropped.
 type delays struct {
-	b    *Broker
-	wall func() int64  // Unix ms
-	wake chan struct{} // capacity 1
-	held atomic.Bool   // the server is about to close: nothing is begun
+	b     *Broker
+	wall  func() int64  // Unix ms
+	wake  chan struct{} // capacity 1
+	held  atomic.Bool   // the server is about to close: nothing is begun
+	going atomic.Bool   // something is being handed over
 
 	mu      sync.Mutex // before the store's locks, and no others
 	boxes   [delayedInboxes]mq.Inbox
@@ -95,6 +96,8 @@ const (
 	// index of an inbox now and then, and everybody waits meanwhile. It is part of
 	// the form on disk.
 	delayedInboxes = 64
+	// listSize is how many entries are asked for at a time at start-up.
+	listSize = 100
 	// maxFlying is how many messages are being published at a time.
 	maxFlying = 1000
 	// maxFlock is how many are taken from the queue at a time.
@@ -130,7 +133,7 @@ func (q *delays) load() error {
 		q.boxes[i] = in
 		q.nextSeq = max(q.nextSeq, q.b.store.NextSeq(in))
 		for after := uint64(0); ; after = list[len(list)-1].Seq {
-			if list = q.b.store.List(in, after, 1000, list[:0]); len(list) == 0 {
+			if list = q.b.store.List(in, after, listSize, list[:0]); len(list) == 0 {
 				break
 			}
 			for _, e := range list {
@@ -205,6 +208,7 @@ func (q *delays) run() {
 		for list = q.take(list[:0]); len(list) > 0; list = q.take(list[:0]) {
 			q.b.store.Throttle()
 			f.publish(list)
+			q.going.Store(false)
 		}
 		timer.Reset(q.idle())
 	}
@@ -227,7 +231,19 @@ func (q *delays) take(dst []*flight) []*flight {
 		q.busy++
 		dst = append(dst, &flight{q: q, in: q.box(d.seq), seq: d.seq, soon: true})
 	}
+	q.going.Store(len(dst) > 0)
 	return dst
+}
+
+// hold makes sure that nothing is begun from now on, and waits for what was, at
+// most until a time. What is due is published after the next start.
+func (q *delays) hold(end time.Time) {
+	q.mu.Lock()
+	q.held.Store(true)
+	q.mu.Unlock()
+	for q.going.Load() && time.Now().Before(end) {
+		time.Sleep(100 * time.Microsecond)
+	}
 }
 
 // idle is for how long there is nothing to do, unless poked.
@@ -237,7 +253,7 @@ func (q *delays) idle() time.Duration {
 	defer q.mu.Unlock()
 	d, ok := q.queue.Min()
 	switch {
-	case !ok, q.busy >= maxFlying:
+	case !ok, q.busy >= maxFlying, q.held.Load():
 		return math.MaxInt64
 	case d.at-now >= clockCheck.Milliseconds():
 		return clockCheck
@@ -324,9 +340,9 @@ func (f *flock) publish(list []*flight) {
 		for i, one := range f.flights {
 			m := &f.msgs[i]
 			switch {
-			case m.QoS > 0 && !f.q.held.Load():
+			case m.QoS > 0:
 				one.publish(m, &f.batch)
-			case m.QoS == 0 && settled:
+			case settled:
 				b.release(&delivery{m: m, delayed: true}, &f.batch)
 				one.end()
 			default:

@@ -487,12 +487,18 @@ func TestDelayedBounded(t *testing.T) {
 		d, other := &device{id: "dev", persistent: true, window: 65535}, w.subscriber("other", 1)
 		w.connect(d, true)
 		var r results
-		const many = 3 * maxFlying
+		const many = (listSize + 10) * delayedInboxes
 		for n := 1; n <= many; n++ {
 			w.later("a/p2p/dev", n, 1, 10, &r)
 		}
 		w.later("a/p2p/other", many+1, 1, 11, &r)
 		w.settle()
+		w.disconnect(d)
+		w.disconnect(other)
+		w.stop()
+		w.start()
+		w.connect(d, true)
+		w.connect(other, false)
 		w.clock.Add(20)
 		w.b.delays.poke()
 		if policy == KeepNever { // the publish is never answered but by the target
@@ -546,6 +552,50 @@ func TestDelayedClosing(t *testing.T) {
 	if w.drainAll(d); !slices.Equal(numbers(d.got), []int{1, 2, 3}) {
 		t.Errorf("got %v, want 1 2 3", numbers(d.got))
 	}
+	w.eventually("nothing is left in the store", func() bool {
+		n := 0
+		for _, in := range w.b.delays.boxes {
+			n += w.st.Stats(in).Count
+		}
+		return n == 0
+	})
+}
+
+// TestDelayedClosingMeanwhile: what was begun when the server begins to close is
+// published wholly and in order.
+func TestDelayedClosingMeanwhile(t *testing.T) {
+	w := newDelayWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
+	h := &hook{}
+	w.wrap = func(st mq.Store) mq.Store { h.Store = st; return h }
+	w.stop()
+	w.start()
+	d := w.subscriber("dev", 2)
+	var r results
+	for n := 1; n <= 3; n++ {
+		w.later("a/p2p/dev", n, mq.QoS(n%2), 10, &r) // the second has QoS 0
+	}
+	w.settle()
+	drained := make(chan struct{})
+	b := w.b
+	h.submit = func(op mq.Op) bool {
+		if _, waits := op.Owner.(*waiter); waits && op.Kind == mq.OpAck { // it is removed before it is published
+			go func() {
+				b.Drain(10 * time.Second)
+				close(drained)
+			}()
+			for !b.delays.held.Load() {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+		return false
+	}
+	w.clock.Add(10)
+	w.b.delays.poke()
+	<-drained
+	if d.receive(); !slices.Equal(numbers(d.got), []int{1, 2, 3}) {
+		t.Errorf("got %v, want 1 2 3", numbers(d.got))
+	}
+	w.stop()
 }
 
 // TestDelayedClock: nobody tells the broker that time goes by, or that the clock

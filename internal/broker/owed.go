@@ -69,10 +69,10 @@ func (s *Session) sendRetained(b *Batch) bool {
 	if !s.win.admits(s.nextSeq, s.receiveMax) {
 		return false
 	}
-	o, conn := s.owed[0], s.conn
+	o, conn, filter := s.owed[0], s.conn, s.owed[0].sub.Filter
 	from := o.from
 	s.mu.Unlock()
-	list, next := s.b.lookUp(o.sub.Filter, from, b)
+	list, next := s.b.lookUp(filter, from, b)
 
 	// Under both locks: a message that replaces one of these is matched after,
 	// so that the client never gets the old one last.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -164,6 +165,65 @@ func TestSlotSize(t *testing.T) {
 	if n := unsafe.Sizeof(slot{}); n != 64 {
 		t.Errorf("a slot takes %d bytes", n)
 	}
+}
+
+// List says of every entry what Read says, without the record, before and after a
+// restart; and a DelayedInbox does not expire.
+func TestListDelayed(t *testing.T) {
+	fs, r := vfs.NewMem(), &results{ch: make(chan error, 1)}
+	opts := Options{FS: fs, Dir: dir, Retention: time.Hour, Done: r.done}
+	l, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := mq.DelayedInbox + "07"
+	in := l.Inbox(name)
+	const n = 100
+	for i := uint64(1); i <= n; i++ {
+		l.Submit(mq.Op{Kind: mq.OpPut, Inbox: in, Seq: 64 * i, Flags: mq.Flags(i % 3), Expiry: int64(1000 - i), Record: []byte("x")})
+	}
+	for i := uint64(3); i < n; i += 7 {
+		l.Submit(mq.Op{Kind: mq.OpAck, Inbox: in, Seq: 64 * i})
+	}
+	if err := do(l, r, mq.Op{Kind: mq.OpAck, Inbox: in, Seq: 64}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		want, _, err := l.Read(in, 0, 1<<40, 1<<20, nil, nil)
+		if err != nil || len(want) != n-15 {
+			t.Fatal(len(want), err)
+		}
+		var got []mq.Entry
+		for more := true; more; {
+			after, had := uint64(0), len(got)
+			if had > 0 {
+				after = got[had-1].Seq
+			}
+			got = l.List(in, after, 10, got)
+			if more = len(got) > had; len(got) > had+10 {
+				t.Fatal("more than asked for")
+			}
+		}
+		for i := range want {
+			want[i].Record = nil
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		l.Expired(time.Now().Add(1000*time.Hour), func(name string, seq uint64) bool {
+			t.Errorf("%d of %q expires", seq, name)
+			return true
+		})
+		l.Close()
+		if l, err = Open(opts); err != nil {
+			t.Fatal(err)
+		}
+		in = l.Inbox(name)
+	}
+	if got := l.List(mq.NoInbox, 0, 10, nil); len(got) != 0 {
+		t.Error("entries of no inbox", got)
+	}
+	l.Close()
 }
 
 // The retention spares retained messages, whose own expiry holds.
