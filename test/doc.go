@@ -6,6 +6,7 @@
 //	process_test.go     any program that runs beside the test
 //	peer_test.go        an MQTT client that shows every packet
 //	interop_test.go     other people's clients, one adapter each in interop_*_test.go
+//	interop_sdk_test.go other people's RocketMQ SDKs, drivers in interop/; the rest in interop_sdk_*_test.go
 //	kill_test.go        kill -9 at random moments; its senders, targets and ledger in kill_*_test.go
 //	stuck_test.go       a target that does not read
 //	scenario_*_test.go  scenarios/*.txt: packet traces, each version over TCP, TLS and WebSocket
@@ -26,5 +27,6 @@
 //	HOMING_TORTURE      how long TestKill goes on, 10m for example
 //	HOMING_FUZZ         how long TestFuzzLive loads the server
 //	HOMING_FUZZ_REPLAY  a file of connections that it plays instead
+//	HOMING_INTEROP      1: run TestInteropSDK (make interop)
 //	HOMING_CONFORMANCE  directory that has sequences/*.json; see TestConformance
 package test

@@ -38,6 +38,7 @@ type conn struct {
 	writing   int        // bytes being written
 	noted     bool       // in a batch that will flush
 	sends     int        // not answered yet
+	sent      sentFields // memory of appendSent
 	finishing bool       // no more is read; what is under way is answered
 	closed    bool       // nothing is written any more
 	client    rocketmq.Heartbeat

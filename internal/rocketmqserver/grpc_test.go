@@ -342,6 +342,12 @@ func TestGRPCProperties(t *testing.T) {
 	if got.topic != "parent/p2p/online" {
 		t.Errorf("topic %s", got.topic)
 	}
+	v = newRig(t, rigOptions{server: func(o *Options) { o.KeepNamespace = true }})
+	d = v.device("online", false)
+	wants(t, v.producer().send(calling(t), m).Status, pb.Code_OK, "")
+	if got := d.next(); got.topic != "MQ_INST_1%parent/p2p/online" {
+		t.Errorf("topic %s", got.topic)
+	}
 }
 
 func TestGRPCBatch(t *testing.T) {
@@ -437,13 +443,13 @@ func TestGRPCSignature(t *testing.T) {
 		{"no hexadecimal", with(sign("AK", "secret", date, false), "Signature=", "Signature=zz"), pb.Code_UNAUTHORIZED, "is not MQv2-HMAC-SHA1"},
 		{"other scheme", with(sign("AK", "secret", date, false), "SHA1", "SHA9"), pb.Code_UNAUTHORIZED, "is not MQv2-HMAC-SHA1"},
 		{"something else signed", with(sign("AK", "secret", date, false), "x-mq-date-time", "host"), pb.Code_UNAUTHORIZED, "is not MQv2-HMAC-SHA1"},
-		{"no key", sign("", "secret", date, false), pb.Code_UNAUTHORIZED, "is not MQv2-HMAC-SHA1"},
+		{"an empty key, as Python has it", sign("", "", date, false), pb.Code_FORBIDDEN, "not signed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			wants(t, p.send(calling(t, c.meta...), message("/p2p/online", "x")).Status, c.code, c.text)
 		})
 	}
-	if n := v.Stats.AuthFailed[GRPC].Load(); n != 4 {
+	if n := v.Stats.AuthFailed[GRPC].Load(); n != 5 {
 		t.Errorf("%d failures counted", n)
 	}
 	if r, err := p.Heartbeat(calling(t), &pb.HeartbeatRequest{ClientType: pb.ClientType_PRODUCER}); err != nil || r.Status.Code != pb.Code_OK {
@@ -730,22 +736,40 @@ func TestGRPCShutdown(t *testing.T) {
 	}
 }
 
-// TestGRPCDeadline: a client that has stopped waiting does not keep its call.
+// TestGRPCDeadline: the outcome of a call whose client has stopped waiting is not
+// taken for that of a later one.
 func TestGRPCDeadline(t *testing.T) {
-	v := newRig(t, rigOptions{core: func(o *broker.Options) { o.StoreAfter = time.Second }})
-	d := v.device("online", true)
-	d.mute = true
+	const storeAfter = time.Second
+	v := newRig(t, rigOptions{core: func(o *broker.Options) { o.StoreAfter = storeAfter }})
 	p := v.producer()
-	ctx, cancel := context.WithTimeout(calling(t), 100*time.Millisecond)
+	var sends sync.WaitGroup
+	send := func(ctx context.Context, id string, check func(*pb.SendMessageResponse, error, time.Duration)) {
+		d := v.device(id, true)
+		d.mute = true
+		sends.Go(func() {
+			begin := time.Now()
+			r, err := p.SendMessage(ctx, &pb.SendMessageRequest{Messages: []*pb.Message{message("/p2p/"+id, "x")}})
+			check(r, err, time.Since(begin))
+		})
+	}
+	ctx, cancel := context.WithTimeout(calling(t), storeAfter/2)
 	defer cancel()
-	_, err := p.SendMessage(ctx, &pb.SendMessageRequest{Messages: []*pb.Message{message("/p2p/online", "x")}})
-	if status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("%v", err)
+	for i := range 16 {
+		send(ctx, fmt.Sprint("early", i), func(_ *pb.SendMessageResponse, err error, _ time.Duration) {
+			if status.Code(err) != codes.DeadlineExceeded {
+				t.Errorf("%v", err)
+			}
+		})
 	}
-	d.next()
-	for i := range 100 { // the outcome of the first must not become that of another
-		wants(t, p.send(calling(t), message("/p2p/", fmt.Sprint(i))).Status, pb.Code_ILLEGAL_TOPIC, "")
+	sends.Wait()
+	for i := range 16 {
+		send(calling(t), fmt.Sprint("later", i), func(r *pb.SendMessageResponse, err error, took time.Duration) {
+			if err != nil || r.Status.Code != pb.Code_OK || took < storeAfter*3/4 {
+				t.Errorf("answered after %v: %v %v", took, r, err)
+			}
+		})
 	}
+	sends.Wait()
 }
 
 func encode(t testing.TB, m proto.Message) []byte {

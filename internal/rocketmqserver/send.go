@@ -194,22 +194,52 @@ func (c *conn) answer(token uint64, code mq.Code, messages int, b *broker.Batch)
 	c.done(out, b)
 }
 
+// sentFields are the fields of the answer to a send that is safe, in memory of
+// their own.
+type sentFields struct {
+	prefix             string // of message IDs; "": not made yet
+	ids, offset, queue []byte
+	ext                [5]rocketmq.Field
+}
+
+// keptIDs is how much memory for message IDs a connection keeps, bytes: enough
+// for a batch of 30.
+const keptIDs = 1024
+
 // appendSent appends the answer to a send that is safe. Message tracing of the
-// SDKs is off: it would send messages about messages.
+// SDKs is off: it would send messages about messages. mu is held.
 func (c *conn) appendSent(out []byte, opaque int32, queue, messages int, s rocketmq.Serialize) []byte {
-	var ids, number [80]byte
-	id := ids[:0]
-	last := c.srv.offset.Add(int64(messages))
+	f := &c.sent
+	if cap(f.ids) > keptIDs {
+		f.ids = nil
+	}
+	first := c.srv.offset.Add(int64(messages)) - int64(messages-1)
+	f.ids = f.ids[:0]
 	for i := range messages {
 		if i > 0 {
-			id = append(id, ',')
+			f.ids = append(f.ids, ',')
 		}
-		id = append(id, rocketmq.OffsetMessageID(c.local.Addr(), c.local.Port(), last-int64(messages-1-i))...)
+		f.ids = c.appendMessageID(f.ids, first+int64(i))
 	}
-	n := strconv.AppendInt(number[:0], last-int64(messages-1), 10)
-	q := strconv.AppendInt(n[len(n):], int64(queue), 10)
-	ext := [...]rocketmq.Field{{Key: keyMsgID, Value: id}, {Key: keyQueueID, Value: q}, {Key: keyQueueOffset, Value: n}, {Key: keyRegion, Value: region}, {Key: keyTrace, Value: off}}
-	return appendReply(out, rocketmq.Success, opaque, "", ext[:], nil, s)
+	f.offset = strconv.AppendInt(f.offset[:0], first, 10)
+	f.queue = strconv.AppendInt(f.queue[:0], int64(queue), 10)
+	f.ext = [...]rocketmq.Field{{Key: keyMsgID, Value: f.ids}, {Key: keyQueueID, Value: f.queue}, {Key: keyQueueOffset, Value: f.offset}, {Key: keyRegion, Value: region}, {Key: keyTrace, Value: off}}
+	return appendReply(out, rocketmq.Success, opaque, "", f.ext[:], nil, s)
+}
+
+// appendMessageID appends rocketmq.OffsetMessageID of the connection's address,
+// whose end is the offset. mu is held.
+func (c *conn) appendMessageID(dst []byte, offset int64) []byte {
+	const digits = "0123456789ABCDEF"
+	if c.sent.prefix == "" {
+		zero := rocketmq.OffsetMessageID(c.local.Addr(), c.local.Port(), 0)
+		c.sent.prefix = zero[:len(zero)-16]
+	}
+	dst = append(dst, c.sent.prefix...)
+	for shift := 60; shift >= 0; shift -= 4 {
+		dst = append(dst, digits[offset>>shift&15])
+	}
+	return dst
 }
 
 var (

@@ -1,0 +1,3 @@
+module github.com/homing-mq/homing/test/interop/line
+
+go 1.26.0
