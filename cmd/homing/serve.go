@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -344,9 +343,7 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	if con.env("GOGC") == "" {
-		// Most memory is idle connections: collecting garbage twice as often
-		// costs next to nothing, and half of what it leaves lying about.
-		debug.SetGCPercent(50)
+		paceGC(ctx)
 	}
 	log := newLogger(con, cfg.Log)
 	s, err := startServer(cfg, c.Insecure, log)
