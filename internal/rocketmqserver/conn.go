@@ -24,6 +24,7 @@ type conn struct {
 
 	in    input
 	who   *mq.Principal // of the last signed request; nil: none was right
+	noted bool          // that a request was refused is in the log
 	batch broker.Batch
 	cmd   rocketmq.Command
 	send  rocketmq.SendHeader
@@ -36,7 +37,7 @@ type conn struct {
 	room      sync.Cond  // for the reader: less is under way
 	out       []byte     // replies that are not being written yet
 	writing   int        // bytes being written
-	noted     bool       // in a batch that will flush
+	touched   bool       // in a batch that will flush
 	sends     int        // not answered yet
 	sent      sentFields // memory of appendSent
 	finishing bool       // no more is read; what is under way is answered
@@ -201,8 +202,8 @@ func (c *conn) append() []byte {
 
 func (c *conn) done(out []byte, b *broker.Batch) {
 	c.out = out
-	note := !c.noted
-	c.noted = true
+	note := !c.touched
+	c.touched = true
 	c.mu.Unlock()
 	if note {
 		b.Touch(c)
@@ -212,7 +213,7 @@ func (c *conn) done(out []byte, b *broker.Batch) {
 // Flush implements broker.Flusher.
 func (c *conn) Flush(*broker.Batch) {
 	c.mu.Lock()
-	c.noted = false
+	c.touched = false
 	c.wake.Signal()
 	c.mu.Unlock()
 }

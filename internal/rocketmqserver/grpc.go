@@ -388,7 +388,9 @@ func (c *call) authenticate() (*mq.Principal, error) {
 	}
 	if err != nil {
 		c.srv.Stats.AuthFailed[GRPC].Add(1)
-		c.srv.log.Info("RocketMQ request refused", "remote", c.conn.remote.String(), "access_key", string(clip(c.signed.key)), "reason", err.Error())
+		if !c.conn.noted.Swap(true) {
+			c.srv.noteRefusal(c.conn.remote, &c.signed, err)
+		}
 	}
 	return who, err
 }

@@ -154,12 +154,15 @@ func (t *translation) translate(properties []byte) error {
 func (c *conn) authenticate(body []byte) error {
 	c.check = signedCommand{c.cmd.Ext, body}
 	who, err := c.srv.opt.Auth.AuthenticateRequest(&c.check, c.who, c.remote.Addr())
-	c.check = signedCommand{}
-	c.who = who
+	c.who = who // nil if there is an error
 	if err != nil {
-		c.who = nil
 		c.srv.Stats.AuthFailed[Remoting].Add(1)
+		if !c.noted {
+			c.noted = true
+			c.srv.noteRefusal(c.remote.Addr(), &c.check, err)
+		}
 	}
+	c.check = signedCommand{}
 	return err
 }
 

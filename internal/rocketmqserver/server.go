@@ -80,6 +80,12 @@ func (s *Stats) settle(p Protocol, code mq.Code, messages int) {
 	}
 }
 
+// noteRefusal logs that a request is not authenticated. A stranger can send any
+// number of them: only the first of a connection is logged.
+func (s *Server) noteRefusal(remote netip.Addr, r mq.SignedRequest, err error) {
+	s.log.Info("RocketMQ request refused", "remote", remote.String(), "access_key", string(clip(r.AccessKey())), "reason", err.Error())
+}
+
 // refused counts a message that does not come to the core.
 func (s *Server) refused(p Protocol, err error) {
 	s.Stats.Refuses[p].Add(1)
