@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,33 +54,40 @@ type report interface {
 	Print(w io.Writer) error
 }
 
-// prepare returns how to connect and the server's process, if it is known. The
-// caller calls stop.
-func (f *benchFlags) prepare(ctx context.Context, con *console) (c bench.Connect, server *bench.Process, stop func(), err error) {
+// benchTarget is the server to measure.
+type benchTarget struct {
+	bench.Connect
+	process   *bench.Process    // nil: not known
+	addresses map[string]string // of a spawned one: bench.Spawned.Addresses
+}
+
+// prepare returns the server, which if it is spawned listens for MQTT and for
+// transports. The caller calls stop.
+func (f *benchFlags) prepare(ctx context.Context, con *console, transports ...string) (t benchTarget, stop func(), err error) {
 	stop = func() {}
 	if err := f.resolve(ctx, con); err != nil {
-		return c, nil, stop, err
+		return t, stop, err
 	}
-	if c.Options, err = f.options(""); err != nil {
-		return c, nil, stop, err
+	if t.Options, err = f.options(""); err != nil {
+		return t, stop, err
 	}
-	c.Login = f.login
+	t.Login = f.login
 	if f.ServerPID != 0 {
-		server = &bench.Process{PID: f.ServerPID}
+		t.process = &bench.Process{PID: f.ServerPID}
 	}
 	if !f.Spawn {
-		return c, server, stop, nil
+		return t, stop, nil
 	}
-	spawned, stop, err := f.spawn(ctx, con)
+	spawned, stop, err := f.spawn(ctx, con, transports)
 	if err != nil {
-		return c, nil, stop, err
+		return t, stop, err
 	}
-	c.Options.Server = spawned.URL
-	return c, &spawned.Process, stop, nil
+	t.Options.Server, t.process, t.addresses = spawned.URL, &spawned.Process, spawned.Addresses
+	return t, stop, nil
 }
 
 // spawn starts a server in a directory of its own.
-func (f *benchFlags) spawn(ctx context.Context, con *console) (s *bench.Spawned, stop func(), err error) {
+func (f *benchFlags) spawn(ctx context.Context, con *console, transports []string) (s *bench.Spawned, stop func(), err error) {
 	stop = func() {}
 	if f.ServerPID != 0 {
 		return nil, stop, usagef("--spawn starts a server and --server-pid is one that runs; give one")
@@ -102,8 +112,15 @@ func (f *benchFlags) spawn(ctx context.Context, con *console) (s *bench.Spawned,
 		}
 	}
 	args := []string{
-		"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--mqtts", "", "--ws", "", "--wss", "", "--http", "", "--rocketmq", "", "--rocketmq-grpc", "",
+		"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--mqtts", "", "--ws", "", "--wss", "", "--http", "",
 		"--set", "log.format=json", "--set", "store.sync=" + f.StoreSync,
+	}
+	for _, t := range []string{"rocketmq", "rocketmq-grpc"} {
+		address := ""
+		if slices.Contains(transports, t) {
+			address = "127.0.0.1:0"
+		}
+		args = append(args, "--"+t, address)
 	}
 	login, err := f.admit(dir)
 	if err != nil {
@@ -111,7 +128,7 @@ func (f *benchFlags) spawn(ctx context.Context, con *console) (s *bench.Spawned,
 		return nil, stop, err
 	}
 	args = append(args, login...)
-	s, err = bench.Spawn(ctx, program, args, env)
+	s, err = bench.Spawn(ctx, program, args, env, transports...)
 	if err != nil {
 		remove()
 		return nil, stop, err
@@ -153,6 +170,8 @@ func (f *benchFlags) print(con *console, r report) error {
 
 type benchP2PCmd struct {
 	benchFlags
+	Via        string        `default:"mqtt" enum:"mqtt,rocketmq,rocketmq-grpc" placeholder:"PROTOCOL" help:"What the senders speak: ${enum} (default: ${default})."`
+	RocketMQ   string        `name:"rocketmq" placeholder:"ADDR" help:"With --via rocketmq and rocketmq-grpc: host and port for the senders (default: the host of --server, and port 9876 or 8081)."`
 	Pairs      int           `default:"50" help:"Pairs of a sender and a receiver (default: ${default})."`
 	QoS        int           `name:"qos" short:"q" default:"1" enum:"0,1,2" help:"QoS: ${enum} (default: ${default})."`
 	Payload    int           `default:"64" placeholder:"BYTES" help:"Size of a message (default: ${default})."`
@@ -171,9 +190,60 @@ func (*benchP2PCmd) Help() string {
 	return `Latency is from the time a message was meant to be sent to its arrival. The exit code is 1 if messages were
 lost after an acknowledgement, came twice with QoS 2, or out of order.
 
-Example:
+With --via rocketmq the senders are RocketMQ producers of the remoting protocol (the SDKs of RocketMQ 4), with
+rocketmq-grpc of gRPC (those of RocketMQ 5), each with a connection of its own, without TLS. --access-key and --secret
+sign their requests. The receivers speak MQTT in any case. Of the calls of gRPC that a sender has under way any may come
+first: out of order is no fault then.
 
-    homing bench p2p --spawn --pairs 50 --qos 1 --rate 20000`
+Examples:
+
+    homing bench p2p --spawn --pairs 50 --qos 1 --rate 20000
+    homing bench p2p --spawn --via rocketmq`
+}
+
+// rocketPorts are the default ports of the listeners, by --via.
+var rocketPorts = map[string]string{"rocketmq": "9876", "rocketmq-grpc": "8081"}
+
+// senders returns how the senders connect to t.
+func (c *benchP2PCmd) senders(t benchTarget) (s bench.Senders, err error) {
+	port, rocketmq := rocketPorts[c.Via]
+	if !rocketmq {
+		return s, nil
+	}
+	s = bench.Senders{Via: bench.Via(c.Via), Address: t.addresses[c.Via], AccessKey: c.AccessKey, Secret: c.Secret}
+	if s.Address == "" {
+		s.Address = c.RocketMQ
+	}
+	if s.Address == "" {
+		u, err := url.Parse(t.Options.Server)
+		if err != nil {
+			return s, &usageError{err}
+		}
+		s.Address = net.JoinHostPort(u.Hostname(), port)
+	}
+	return s, nil
+}
+
+// transports are those that a spawned server needs besides MQTT.
+func (c *benchP2PCmd) transports() []string {
+	if _, rocketmq := rocketPorts[c.Via]; rocketmq {
+		return []string{c.Via}
+	}
+	return nil
+}
+
+// checkSenders checks what belongs together.
+func (c *benchP2PCmd) checkSenders() error {
+	_, rocketmq := rocketPorts[c.Via]
+	switch {
+	case rocketmq && c.User != "":
+		return usagef("--user is no login for RocketMQ, whose requests are signed; give --access-key and --secret")
+	case rocketmq && c.RocketMQ != "" && c.Spawn:
+		return usagef("--spawn starts a server and --rocketmq is the address of one that runs; give one")
+	case !rocketmq && c.RocketMQ != "":
+		return usagef("--rocketmq is for --via rocketmq and rocketmq-grpc")
+	}
+	return nil
 }
 
 // benchTimes say for how long.
@@ -209,15 +279,22 @@ func (c *benchP2PCmd) Run(ctx context.Context, con *console) error {
 	case c.Duration <= 0 || c.Duration > maxBenchTime || c.Warmup < 0 || c.Warmup > maxBenchTime || c.Patience < 0:
 		return usagef("--duration, --warmup and --patience are times up to %v", maxBenchTime)
 	}
-	connect, server, stop, err := c.prepare(ctx, con)
+	if err := c.checkSenders(); err != nil {
+		return err
+	}
+	target, stop, err := c.prepare(ctx, con, c.transports()...)
 	defer stop()
 	if err != nil {
 		return err
 	}
+	senders, err := c.senders(target)
+	if err != nil {
+		return err
+	}
 	b := bench.P2P{
-		Connect: connect, Parent: c.Parent, Pairs: c.Pairs, QoS: byte(c.QoS), Payload: c.Payload, Window: c.Window, Rate: c.Rate,
+		Connect: target.Connect, Senders: senders, Parent: c.Parent, Pairs: c.Pairs, QoS: byte(c.QoS), Payload: c.Payload, Window: c.Window, Rate: c.Rate,
 		Warmup: c.Warmup, Duration: c.Duration, Patience: c.Patience,
-		Subscribe: c.Subscribe, Keep: c.Keep, Persistent: c.Persistent, Server: server,
+		Subscribe: c.Subscribe, Keep: c.Keep, Persistent: c.Persistent, Server: target.process,
 	}
 	r, err := b.Run(ctx)
 	if err != nil {
@@ -260,7 +337,7 @@ func (c *benchFanoutCmd) Run(ctx context.Context, con *console) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	connect, server, stop, err := c.prepare(ctx, con)
+	target, stop, err := c.prepare(ctx, con)
 	defer stop()
 	if err != nil {
 		return err
@@ -272,8 +349,8 @@ func (c *benchFanoutCmd) Run(ctx context.Context, con *console) error {
 	var all fanoutReports
 	for _, window := range windows {
 		b := bench.Fanout{
-			Connect: connect, Topic: c.Topic, Subscribers: c.Subscribers, QoS: byte(c.QoS), Payload: c.Payload, Window: window, Rate: c.Rate,
-			Warmup: c.Warmup, Duration: c.Duration, Patience: c.Patience, Server: server,
+			Connect: target.Connect, Topic: c.Topic, Subscribers: c.Subscribers, QoS: byte(c.QoS), Payload: c.Payload, Window: window, Rate: c.Rate,
+			Warmup: c.Warmup, Duration: c.Duration, Patience: c.Patience, Server: target.process,
 		}
 		r, err := b.Run(ctx)
 		if err != nil {
@@ -358,16 +435,16 @@ func (c *benchConnectCmd) Run(ctx context.Context, con *console) error {
 	if err := c.benchTimes.check(); err != nil {
 		return err
 	}
-	connect, server, stop, err := c.prepare(ctx, con)
+	target, stop, err := c.prepare(ctx, con)
 	defer stop()
 	if err != nil {
 		return err
 	}
 	if c.Will {
-		connect.Options.Will = &mqtt.Will{QoS: 1, Topic: []byte("bench/will"), Payload: []byte("gone")}
+		target.Options.Will = &mqtt.Will{QoS: 1, Topic: []byte("bench/will"), Payload: []byte("gone")}
 	}
 	b := bench.Cycles{
-		Connect: connect, Clients: c.Clients, Persistent: c.Persistent, Warmup: c.Warmup, Duration: c.Duration, Server: server,
+		Connect: target.Connect, Clients: c.Clients, Persistent: c.Persistent, Warmup: c.Warmup, Duration: c.Duration, Server: target.process,
 	}
 	r, err := b.Run(ctx)
 	if err != nil {
@@ -402,13 +479,13 @@ func (c *benchIdleCmd) Run(ctx context.Context, con *console) error {
 	case c.Parallel < 1 || c.Parallel > 10000:
 		return usagef("--parallel %d: give 1 to 10000", c.Parallel)
 	}
-	connect, server, stop, err := c.prepare(ctx, con)
+	target, stop, err := c.prepare(ctx, con)
 	defer stop()
 	if err != nil {
 		return err
 	}
-	connect.Parallel, connect.Options.KeepAlive = c.Parallel, c.KeepAlive
-	b := bench.Idle{Connect: connect, Connections: c.Connections, Hold: c.Hold, Server: server}
+	target.Parallel, target.Options.KeepAlive = c.Parallel, c.KeepAlive
+	b := bench.Idle{Connect: target.Connect, Connections: c.Connections, Hold: c.Hold, Server: target.process}
 	r, err := b.Run(ctx)
 	if err != nil {
 		return err

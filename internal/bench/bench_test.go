@@ -273,6 +273,11 @@ client    0.00 us CPU/message
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
 	}
+	r.Via = ViaRemoting
+	b.Reset()
+	if err := r.Print(&b); err != nil || !strings.HasPrefix(b.String(), "RocketMQ remoting to MQTT 5.0, 2 pairs, ") {
+		t.Errorf("got %s, %v", b.String(), err)
+	}
 	if got := r.Faults(); got != "1 acknowledged messages lost, 2 messages of QoS 2 duplicated, 3 messages out of order" {
 		t.Errorf("faults: %s", got)
 	}
@@ -344,6 +349,8 @@ func actAsServer() {
 	fmt.Fprintln(os.Stderr, `{"msg":"listening","transport":"http","address":"127.0.0.1:2"}`)
 	fmt.Fprintln(os.Stderr, `not JSON`)
 	fmt.Fprintln(os.Stderr, `{"msg":"listening","transport":"mqtt","address":"127.0.0.1:1"}`)
+	fmt.Fprintln(os.Stderr, `{"msg":"listening","transport":"mqtt","address":"127.0.0.1:4"}`)
+	fmt.Fprintln(os.Stderr, `{"msg":"listening","transport":"rocketmq","address":"127.0.0.1:3"}`)
 	select {}
 }
 
@@ -363,6 +370,13 @@ func TestSpawn(t *testing.T) {
 	if s.cmd.ProcessState == nil {
 		t.Error("it still runs")
 	}
+	if s, err = Spawn(t.Context(), program, nil, []string{actAs + "=yes"}, "rocketmq"); err != nil {
+		t.Fatal(err)
+	}
+	if s.URL != "tcp://127.0.0.1:1" || s.Addresses["rocketmq"] != "127.0.0.1:3" {
+		t.Errorf("spawned %+v", s)
+	}
+	s.Stop()
 	if _, err := Spawn(t.Context(), program, nil, []string{actAs + "=fail"}); err == nil || !strings.Contains(err.Error(), "address in use") {
 		t.Errorf("spawn: %v", err)
 	}

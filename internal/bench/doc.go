@@ -1,7 +1,7 @@
 // Package bench measures an MQTT server from outside: pairs of a sender and a
-// receiver that exchange P2P messages (P2P), one publisher and many subscribers
-// (Fanout), clients that connect and disconnect (Cycles), and many idle
-// connections (Idle).
+// receiver that exchange P2P messages (P2P), where the senders may be RocketMQ
+// producers, one publisher and many subscribers (Fanout), clients that connect
+// and disconnect (Cycles), and many idle connections (Idle).
 //
 // Every message carries the number of its pair, a sequence number and the time
 // it was meant to be sent, so that what is lost, duplicated or out of order is

@@ -114,7 +114,7 @@ func (r *fanoutRun) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.client, err = mqttclient.Dial(ctx, o.Connect.client(name+"s")); err != nil {
+	if r.client, err = o.Connect.sender(ctx, o.Connect.client(name+"s")); err != nil {
 		return fmt.Errorf("connect the publisher: %w", err)
 	}
 	return nil
@@ -123,8 +123,10 @@ func (r *fanoutRun) connect(ctx context.Context) (err error) {
 func (r *fanoutRun) disconnect() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	r.options.Connect.leave(ctx, r.client, false)
-	r.client = nil
+	if r.client != nil {
+		r.client.leave(ctx)
+		r.client = nil
+	}
 	_ = parallel(ctx, 64, len(r.subscribers), func(ctx context.Context, i int) error {
 		r.options.Connect.leave(ctx, r.subscribers[i].client, false)
 		r.subscribers[i].client = nil
@@ -312,7 +314,7 @@ func (r *fanoutRun) report(before, after sample) *FanoutReport {
 	o := r.options
 	n, seconds, cost := between(before, after)
 	rep := &FanoutReport{
-		Version: r.client.Version().String(), Subscribers: o.Subscribers, QoS: int(o.QoS), Payload: o.Payload,
+		Version: r.subscribers[0].client.Version().String(), Subscribers: o.Subscribers, QoS: int(o.QoS), Payload: o.Payload,
 		Seconds: seconds, Rate: n / seconds,
 		Latency: r.latency.summary(), Ack: r.acks.summary(), Cost: cost,
 	}

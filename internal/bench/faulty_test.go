@@ -193,21 +193,10 @@ func (c *faultyConn) write(p interface {
 }
 
 func (s *faulty) publish(c *faultyConn, m *mqtt.Publish) {
-	h, _ := readHeader(m.Payload)
-	f := s.fault(h)
-	s.mu.Lock()
-	s.counts[f]++
-	targets := s.readers[string(m.Topic)]
-	if level := strings.Split(string(m.Topic), "/"); level[1] == "p2p" {
-		targets = []*faultyConn{s.clients[level[2]]}
-	}
-	s.mu.Unlock()
 	a := mqtt.Ack{Type: mqtt.PUBACK, PacketID: m.PacketID}
+	f := s.route(m)
 	if f == ignore {
 		return
-	}
-	for _, target := range targets {
-		target.treat(f, m)
 	}
 	if m.QoS == 2 {
 		a.Type = mqtt.PUBREC
@@ -218,6 +207,25 @@ func (s *faulty) publish(c *faultyConn, m *mqtt.Publish) {
 	if m.QoS > 0 {
 		c.write(&a)
 	}
+}
+
+// route delivers a message, with its fault, which it returns.
+func (s *faulty) route(m *mqtt.Publish) fault {
+	h, _ := readHeader(m.Payload)
+	f := s.fault(h)
+	s.mu.Lock()
+	s.counts[f]++
+	targets := s.readers[string(m.Topic)]
+	if level := strings.Split(string(m.Topic), "/"); level[1] == "p2p" {
+		targets = []*faultyConn{s.clients[level[2]]}
+	}
+	s.mu.Unlock()
+	if f != ignore {
+		for _, target := range targets {
+			target.treat(f, m)
+		}
+	}
+	return f
 }
 
 // treat delivers a message, or does what the fault says.

@@ -35,6 +35,8 @@ type P2P struct {
 	Keep bool
 	// Persistent gives the receivers persistent sessions.
 	Persistent bool
+	// Senders says how the senders connect, if not as Connect does.
+	Senders Senders
 	// Server, if set, is the server's process.
 	Server *Process
 }
@@ -90,6 +92,9 @@ func (o *P2P) check() error {
 	if o.Pairs < 1 {
 		return fmt.Errorf("%d pairs: make at least one", o.Pairs)
 	}
+	if err := o.Senders.check(); err != nil {
+		return err
+	}
 	return checkLoad(o.Payload, o.Window, o.Rate, o.Duration)
 }
 
@@ -122,17 +127,28 @@ func (r *run) connect(ctx context.Context) error {
 		if err := r.connectReceiver(ctx, p, fmt.Sprintf("%sr%d", name, i)); err != nil {
 			return fmt.Errorf("connect receiver %d: %w", i, err)
 		}
-		options := o.Connect.client(fmt.Sprintf("%ss%d", name, i))
-		if o.Keep {
-			options.CleanStart = options.Version == mqtt.V5
-			options.SessionExpiry = 60
-		}
 		var err error
-		if p.client, err = mqttclient.Dial(ctx, options); err != nil {
+		if p.client, err = r.connectSender(ctx, p, fmt.Sprintf("%ss%d", name, i)); err != nil {
 			return fmt.Errorf("connect sender %d: %w", i, err)
 		}
 		return nil
 	})
+}
+
+func (r *run) connectSender(ctx context.Context, p *pair, clientID string) (sender, error) {
+	o := r.options
+	switch o.Senders.Via {
+	case ViaRemoting:
+		return dialRemoting(ctx, &o.Senders, &p.message, o.Keep)
+	case ViaGRPC:
+		return dialGRPC(ctx, &o.Senders, clientID, &p.message, o.Keep)
+	}
+	options := o.Connect.client(clientID)
+	if o.Keep {
+		options.CleanStart = options.Version == mqtt.V5
+		options.SessionExpiry = 60
+	}
+	return o.Connect.sender(ctx, options)
 }
 
 func (r *run) connectReceiver(ctx context.Context, p *pair, clientID string) (err error) {
@@ -179,7 +195,9 @@ func (r *run) disconnect() {
 	defer cancel()
 	_ = parallel(ctx, 64, len(r.pairs), func(ctx context.Context, i int) error {
 		p := r.pairs[i]
-		r.options.Connect.leave(ctx, p.client, r.options.Keep)
+		if p.client != nil {
+			p.client.leave(ctx)
+		}
 		r.options.Connect.leave(ctx, p.receiver, r.options.Persistent)
 		p.client, p.receiver = nil, nil
 		return nil

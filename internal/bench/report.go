@@ -1,20 +1,20 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/homing-mq/homing/internal/mqtt"
 )
 
 // P2PReport is the outcome of a P2P. Rate, latencies and CPU times are of the
 // measured time, the counts of the whole run.
 type P2PReport struct {
-	Version    string  `json:"version"` // of MQTT
+	Version    string  `json:"version"` // of the receivers' MQTT
+	Via        Via     `json:"via"`     // what the senders speak
 	Pairs      int     `json:"pairs"`
 	QoS        int     `json:"qos"`
 	Payload    int     `json:"payloadBytes"`
@@ -72,7 +72,7 @@ func (r *run) report(before, after sample) *P2PReport {
 	o := r.options
 	n, seconds, cost := between(before, after)
 	rep := &P2PReport{
-		Version: r.pairs[0].client.Version().String(), Pairs: o.Pairs, QoS: int(o.QoS), Payload: o.Payload,
+		Version: r.pairs[0].receiver.Version().String(), Via: cmp.Or(o.Senders.Via, ViaMQTT), Pairs: o.Pairs, QoS: int(o.QoS), Payload: o.Payload,
 		Seconds: seconds, Rate: n / seconds,
 		Latency: r.latency.summary(), Ack: r.acks.summary(), Cost: cost,
 	}
@@ -117,11 +117,8 @@ func (c *Counts) acknowledgements(s *source) {
 }
 
 func (c *Counts) refusals(l *load) {
-	for code, n := range l.refused {
-		if c.Refused == nil {
-			c.Refused = make(map[string]int64)
-		}
-		c.Refused[reasonText(code)] = n
+	if len(l.refused) > 0 {
+		c.Refused = l.refused
 	}
 }
 
@@ -133,10 +130,15 @@ func (r *run) behind(p *pair) (n int64) {
 	return n
 }
 
-func reasonText(c mqtt.ReasonCode) string { return fmt.Sprintf("0x%02X %v", byte(c), c) }
-
-// Faults returns what a server must not do, as text; "" if it did not.
-func (p *P2PReport) Faults() string { return p.faults(p.QoS) }
+// Faults returns what a server must not do, as text; "" if it did not. Calls of
+// gRPC that are under way at the same time may overtake each other.
+func (p *P2PReport) Faults() string {
+	c := p.Counts
+	if p.Via == ViaGRPC && p.Window != 1 {
+		c.OutOfOrder = 0
+	}
+	return c.faults(p.QoS)
+}
 
 func (c *Counts) faults(qos int) string {
 	var f []string
@@ -155,7 +157,7 @@ func (c *Counts) faults(qos int) string {
 // Print writes the report for people.
 func (p *P2PReport) Print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "MQTT %s, %d pairs, QoS %d, %d bytes, %s, %.1f s\n", p.Version, p.Pairs, p.QoS, p.Payload, loadText(p.Window, p.TargetRate), p.Seconds)
+	fmt.Fprintf(&b, "%sMQTT %s, %d pairs, QoS %d, %d bytes, %s, %.1f s\n", p.Via.text(), p.Version, p.Pairs, p.QoS, p.Payload, loadText(p.Window, p.TargetRate), p.Seconds)
 	fmt.Fprintf(&b, "rate      %.0f messages/s\n", p.Rate)
 	fmt.Fprintf(&b, "latency   %v\n", p.Latency)
 	if p.QoS > 0 {

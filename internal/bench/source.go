@@ -19,25 +19,25 @@ type load struct {
 	acks    *latencies
 
 	mu      sync.Mutex
-	refused map[mqtt.ReasonCode]int64
+	refused map[string]int64 // by what the acknowledgement says
 }
 
 func (l *load) init() {
 	l.id = rand.Uint64()
-	l.latency, l.acks, l.refused = newLatencies(), newLatencies(), make(map[mqtt.ReasonCode]int64)
+	l.latency, l.acks, l.refused = newLatencies(), newLatencies(), make(map[string]int64)
 }
 
-func (l *load) refuse(c mqtt.ReasonCode) {
+func (l *load) refuse(why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.refused[c]++
+	l.refused[why]++
 }
 
 // source sends numbered messages, and counts what becomes of them.
 type source struct {
 	load   *load
 	index  uint32 // the pair in the header
-	client *mqttclient.Client
+	client sender
 	more   func(now int64) // called after an acknowledgement: sends what can be sent now
 
 	mu       sync.Mutex   // guards the sending
@@ -55,8 +55,8 @@ type source struct {
 type token struct {
 	source *source
 	seq    uint64
-	time   int64 // ns since the start of the run
-	done   func(mqttclient.Result)
+	time   int64                   // ns since the start of the run
+	done   func(mqttclient.Result) // for mqttSender
 }
 
 func (s *source) newToken() *token {
@@ -66,7 +66,7 @@ func (s *source) newToken() *token {
 		return t
 	}
 	t := &token{source: s}
-	t.done = t.acknowledged
+	t.done = t.puback
 	return t
 }
 
@@ -79,15 +79,13 @@ func (s *source) send(intended int64) bool {
 	seq := s.sent.Load()
 	header{s.load.id, s.index, seq, intended}.put(s.message.Payload)
 	var t *token
-	var done func(mqttclient.Result)
 	if s.message.QoS > 0 {
 		t = s.newToken()
 		t.seq, t.time = seq, intended
-		done = t.done
 	}
 	// Counted first: the receiver believes no sequence number from here on.
 	s.sent.Store(seq + 1)
-	err := s.client.Enqueue(&s.message, done)
+	err := s.client.enqueue(&s.message, t)
 	if err == nil {
 		return true
 	}
@@ -101,22 +99,20 @@ func (s *source) send(intended int64) bool {
 	return false
 }
 
-// acknowledged is called by the sender's reader, which flushes later.
-func (t *token) acknowledged(res mqttclient.Result) {
+// acknowledged takes what the server has answered to the message; refusal is ""
+// if that was success. The caller flushes the sender later.
+func (t *token) acknowledged(refusal string) {
 	s := t.source
-	if res.Err != nil {
-		return // the connection has ended
-	}
 	now := s.load.now()
 	if s.load.measures(t.time) {
 		s.load.acks.record(s.index, time.Duration(now-t.time))
 	}
 	s.mu.Lock()
-	if res.Code == mqtt.CodeSuccess {
+	if refusal == "" {
 		s.accepted.add(t.seq)
 	} else {
 		s.refused.Add(1)
-		s.load.refuse(res.Code)
+		s.load.refuse(refusal)
 	}
 	s.tokens = append(s.tokens, t)
 	s.acked.Add(1)

@@ -54,6 +54,8 @@ type grpcConn struct {
 	first  [1]byte // read to see what the client speaks; the first Read gives it back
 	peeked bool    // first has not been given back yet
 
+	batch sharedBatch
+
 	who   atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
 	noted atomic.Bool                  // that a request was refused is in the log
 }

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
@@ -25,7 +27,6 @@ import (
 // sending is the state of a SendMessage call: its messages are settled in any
 // order, by any goroutine.
 type sending struct {
-	batch   broker.Batch
 	request [][]byte // the messages, in c.data
 	message grpcMessage
 	part    translation
@@ -115,19 +116,7 @@ func (c *call) publishAll(who *mq.Principal) error {
 	s.results = append(s.results[:0], make([]result, len(s.request))...)
 	s.left.Store(int32(len(s.request)))
 	c.srv.broker.Throttle()
-	s.batch.Begin()
-	for i, b := range s.request {
-		s.part.begin(c.srv, s.batch.Now())
-		err := s.part.takeGRPC(&s.message, b)
-		s.results[i].id = string(s.message.id)
-		if err != nil {
-			s.results[i].err = err
-			s.done()
-			continue
-		}
-		s.part.publish(who, s, uint64(i), &s.batch)
-	}
-	s.batch.Flush()
+	c.publish(who)
 	c.release()
 	select {
 	case <-s.settled:
@@ -135,6 +124,62 @@ func (c *call) publishAll(who *mq.Principal) error {
 	case <-c.ctx.Done():
 		return c.broken()
 	}
+}
+
+// publish hands the messages to the core, in the batch of the connection.
+func (c *call) publish(who *mq.Principal) {
+	s, batch := &c.send, &c.conn.batch
+	if batch.lock() {
+		defer batch.flush() // after a panic, too: others may have joined
+	}
+	defer batch.mu.Unlock()
+	for i, b := range s.request {
+		s.part.begin(c.srv, batch.open.Now())
+		err := s.part.takeGRPC(&s.message, b)
+		s.results[i].id = string(s.message.id)
+		if err != nil {
+			s.results[i].err = err
+			s.done()
+			continue
+		}
+		s.part.publish(who, s, uint64(i), batch.open)
+	}
+}
+
+// sharedBatch is a batch for all calls of a connection that can run: what they
+// cause to be written to one device is written at once. A write of its own for
+// each message would cost more than all else that is done with it.
+type sharedBatch struct {
+	mu    sync.Mutex    // guards the fields below, and open itself; taken before any lock of the core
+	open  *broker.Batch // nil: no call has something to flush
+	spare *broker.Batch // to be open next; nil: none
+}
+
+// lock begins or joins the batch. It reports whether it was begun: then flush
+// must follow, after mu is unlocked.
+func (b *sharedBatch) lock() (begun bool) {
+	b.mu.Lock()
+	if b.open == nil {
+		begun = true
+		if b.open, b.spare = b.spare, nil; b.open == nil {
+			b.open = new(broker.Batch)
+		}
+	}
+	b.open.Begin()
+	return begun
+}
+
+// flush lets other calls join, and flushes the batch.
+func (b *sharedBatch) flush() {
+	runtime.Gosched()
+	b.mu.Lock()
+	full := b.open
+	b.open = nil
+	b.mu.Unlock()
+	full.Flush()
+	b.mu.Lock()
+	b.spare = full
+	b.mu.Unlock()
 }
 
 var statusSent = statusOf(outcomes[mq.OK])
