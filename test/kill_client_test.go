@@ -126,24 +126,30 @@ func (l *link) drop() {
 }
 
 // connect connects as soon as the server is there; nil: the run is over.
-func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) *link {
+func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) (l *link) {
+	c.whenUp(func() (err error) {
+		l, err = c.linkUp(v, how)
+		return err
+	})
+	return l
+}
+
+// whenUp tries to connect when the server should be there, until it works or the
+// run is over.
+func (c *crash) whenUp(try func() error) {
 	for {
 		select {
 		case <-c.up.passable():
 		case <-c.over:
-			return nil
+			return
 		}
-		if isClosed(c.over) {
-			return nil
-		}
-		l, err := c.linkUp(v, how)
-		if err == nil {
-			return l
+		if isClosed(c.over) || try() == nil {
+			return
 		}
 		select { // it has just been killed
 		case <-time.After(5 * time.Millisecond):
 		case <-c.over:
-			return nil
+			return
 		}
 	}
 }

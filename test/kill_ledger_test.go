@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -34,11 +35,17 @@ func parseEntry(m *mqtt.Publish) (e entry, err error) {
 // fate is what is known about a message.
 type fate struct {
 	qos       byte
-	answer    string // PUBACK or PUBREC that promises delivery; "": none
-	refused   bool   // the sender was told that it goes nowhere
+	answer    string // what promised delivery to the sender, PUBACK for example; "": nothing
 	delivered int
-	exempt    bool // QoS 2 to a target that starts clean may come twice
+	exempt    bool  // QoS 2 to a target that starts clean may come twice
+	loose     bool  // it may overtake others of its sender, and be overtaken
+	due       int64 // Unix ms: it must not come before; 0: at once
+	untaken   bool  // the sender was told to send it elsewhere
 }
+
+// early is how much a delayed message may come before its time: clocks are read
+// in whole milliseconds.
+const early = 5 * time.Millisecond
 
 // pair is a sender and a target.
 type pair struct{ sender, target string }
@@ -94,25 +101,25 @@ func (l *ledger) account(e entry) *account {
 	return l.accounts[p]
 }
 
-// send opens an entry before it is sent, and sets its seq.
-func (l *ledger) send(e *entry, exempt bool) {
+// send opens an entry before it is sent, and sets its seq. f has what is known
+// in advance.
+func (l *ledger) send(e *entry, f fate) {
+	f.qos = e.qos
 	l.change(func() {
 		a := l.account(*e)
-		a.fates = append(a.fates, fate{qos: e.qos, exempt: exempt})
+		a.fates = append(a.fates, f)
 		e.seq = len(a.fates)
 	})
 }
 
-// acknowledge notes what the sender was told.
-func (l *ledger) acknowledge(e entry, a *mqtt.Ack) {
-	l.change(func() {
-		f := &l.account(e).fates[e.seq-1]
-		if a.Code == mqtt.CodeSuccess {
-			f.answer = a.Type.String()
-		} else {
-			f.refused = true
-		}
-	})
+// note changes what is known about a message that was sent.
+func (l *ledger) note(e entry, f func(*fate)) {
+	l.change(func() { f(&l.account(e).fates[e.seq-1]) })
+}
+
+// acknowledge notes that delivery was promised to the sender.
+func (l *ledger) acknowledge(e entry, answer string) {
+	l.note(e, func(f *fate) { f.answer = answer })
 }
 
 // deliver notes a delivery, before the target acknowledges it. how describes
@@ -127,7 +134,10 @@ func (l *ledger) deliver(e entry, how string) {
 			return
 		}
 		f := &a.fates[e.seq-1]
-		if f.delivered++; f.delivered > 1 {
+		if wait := time.Until(time.UnixMilli(f.due)); f.due > 0 && wait > early {
+			l.problems = append(l.problems, fmt.Sprintf("%v before its time: %+v", wait, e))
+		}
+		if f.delivered++; f.delivered > 1 || f.loose {
 			return
 		}
 		if e.seq < a.last {
@@ -154,7 +164,7 @@ func (l *ledger) marked(mark string) (n int) {
 	return n
 }
 
-// sums are what the summary line shows.
+// sums are what the summary line shows. twice is what must not come twice and has.
 type sums struct{ sent, acknowledged, delivered, duplicates, twice, lost int }
 
 // owed reports whether the message must be delivered and was not.
@@ -189,9 +199,12 @@ func (l *ledger) close() (s sums, problems []string) {
 				s.delivered++
 				s.duplicates += f.delivered - 1
 			}
-			if f.qos == 2 && f.delivered > 1 && !f.exempt {
+			if f.delivered > 1 && (f.qos == 0 || f.qos == 2 && !f.exempt) {
 				s.twice++
-				problems = append(problems, fmt.Sprintf("QoS 2 delivered %d times: %v seq %d", f.delivered, p, i+1))
+				problems = append(problems, fmt.Sprintf("QoS %d delivered %d times: %v seq %d", f.qos, f.delivered, p, i+1))
+			}
+			if f.untaken && f.delivered > 0 {
+				problems = append(problems, fmt.Sprintf("to be sent elsewhere, and delivered: %v seq %d QoS %d", p, i+1, f.qos))
 			}
 			if f.owed() {
 				s.lost++

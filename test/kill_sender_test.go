@@ -139,7 +139,7 @@ func (s *crashSender) produce(v mqtt.Version) (b []byte) {
 			break
 		}
 		e := entry{sender: s.id, target: s.targets[s.r.IntN(len(s.targets))], qos: []byte{0, 1, 1, 2, 2}[s.r.IntN(5)]}
-		s.c.ledger.send(&e, strings.Contains(e.target, "clean"))
+		s.c.ledger.send(&e, fate{exempt: mayRepeat(e.target)})
 		filling := s.r.IntN(200)
 		if s.r.IntN(50) == 0 {
 			filling = 20000
@@ -215,12 +215,12 @@ func (s *crashSender) answer(x any, v mqtt.Version) []byte {
 func (s *crashSender) told(u *underWay, a *mqtt.Ack) {
 	switch {
 	case a.Code == mqtt.CodeSuccess:
+		s.c.ledger.acknowledge(u.e, a.Type.String())
 	case a.Code == mqtt.CodeNoMatchingSubscribers && !s.kind.persistent:
 	case a.Code == mqtt.CodeImplementationSpecificError && strings.Contains(string(a.Properties.ReasonString), "shutting down"):
 	default:
 		s.c.ledger.problem("%s: %v for %+v: %s", s.id, show([]any{a}), u.e, a.Properties.ReasonString)
 	}
-	s.c.ledger.acknowledge(u.e, a)
 }
 
 // isShutdown reports whether x is the DISCONNECT of a server that ends in good

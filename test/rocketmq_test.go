@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/homing-mq/homing/internal/mqtt"
 	"github.com/homing-mq/homing/internal/rocketmq"
 )
 
@@ -72,5 +73,32 @@ func TestRocketMQAddresses(t *testing.T) {
 	s.start()
 	if got := routeFrom(t, s.addr["rocketmq"]); got != "mq.example.com:19876" {
 		t.Errorf("it sends to %s, not the advertised address", got)
+	}
+}
+
+// TestRocketMQShutdown: with p2p.keep: never only the target can answer for a
+// message. One that does not holds the shutdown up no longer than its connection.
+func TestRocketMQShutdown(t *testing.T) {
+	s := newServer(t, "p2p.keep=never")
+	s.addr["rocketmq"] = "127.0.0.1:0"
+	s.start()
+	d := s.connect(mqtt.V5, "dev", persistent)
+	conn, err := net.DialTimeout("tcp", s.addr["rocketmq"], patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newRemotingLink(conn, rocketmq.JSON)
+	e := entry{sender: "x", target: "dev", seq: 1, qos: 1}
+	l.send(1, []parcel{{entry: e, body: e.payload(3)}}, false)
+	d.arrival() // which is not acknowledged
+	begun := time.Now()
+	if code := s.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if took := time.Since(begun); took > 8*time.Second {
+		t.Errorf("it has stopped after %v", took)
+	}
+	if a, ok := <-l.answers(); !ok || a.list[0] == accepted {
+		t.Errorf("answer %+v %v", a, ok)
 	}
 }

@@ -252,13 +252,16 @@ func portOf(l net.Listener) uint16 { return l.Addr().(*net.TCPAddr).AddrPort().P
 func (s *server) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
-	if s.rocketmq != nil { // senders first: what they have sent may still be acknowledged by devices
-		if err := s.rocketmq.Shutdown(ctx); err != nil {
-			s.log.Warn("some RocketMQ clients did not close in time", "error", err)
-		}
+	if s.rocketmq != nil {
+		s.rocketmq.Refuse()
 	}
 	if err := s.mqtt.Shutdown(ctx); err != nil {
 		s.log.Warn("some connections did not close in time", "error", err)
+	}
+	if s.rocketmq != nil { // when devices have gone, every sender has its answer
+		if err := s.rocketmq.Shutdown(ctx); err != nil {
+			s.log.Warn("some RocketMQ clients did not close in time", "error", err)
+		}
 	}
 	if err := s.api.Shutdown(ctx); err != nil {
 		s.log.Warn("HTTP did not close in time", "error", err)

@@ -48,9 +48,9 @@ var epoch = time.Now()
 
 // Begin sets the time that the operations up to the next Begin see.
 func (b *Batch) Begin() {
-	since := time.Since(epoch)
-	b.mono = since.Microseconds()
-	b.now = epoch.UnixMilli() + since.Milliseconds()
+	now := time.Now()
+	b.mono = now.Sub(epoch).Microseconds()
+	b.now = now.UnixMilli() // not epoch and what has passed since: the clock may have been set
 }
 
 // Now returns the batch's time in Unix milliseconds.

@@ -73,6 +73,14 @@ func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 	return b.route(src, d, kind, target, batch)
 }
 
+// Permits reports, without counting, whether Publish would refuse m before it is
+// routed: for who sends several messages that belong together.
+func (b *Broker) Permits(src Source, m *mq.Message) mq.Code {
+	kind, _ := mq.ParseTopic(m.Topic)
+	_, code := b.permits(src, m, kind)
+	return code
+}
+
 // permits says whether the source may publish m now, or why not.
 func (b *Broker) permits(src Source, m *mq.Message, kind mq.TopicKind) (mq.DropReason, mq.Code) {
 	switch {

@@ -136,6 +136,9 @@ func (c *call) publish(who *mq.Principal) {
 	for i, b := range s.request {
 		s.part.begin(c.srv, batch.open.Now())
 		err := s.part.takeGRPC(&s.message, b)
+		if err == nil && len(s.part.messages) > 1 {
+			err = s.part.permitted(who)
+		}
 		s.results[i].id = string(s.message.id)
 		if err != nil {
 			s.results[i].err = err

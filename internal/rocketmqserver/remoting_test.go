@@ -585,3 +585,40 @@ func TestTrace(t *testing.T) {
 		}
 	}
 }
+
+// TestPartRefused: a send of which one part is refused with a code that SDKs
+// send again by themselves (16) has not delivered the other parts.
+func TestPartRefused(t *testing.T) {
+	rules := []auth.Rule{
+		{Deny: "pub", Topic: "parent/p2p/secret"}, {Allow: "all", Topic: "#"},
+	}
+	newTest := func(t *testing.T) (*client, *device) {
+		r := newRig(t, rigOptions{auth: auth.Options{AccessKeys: theKey, Rules: rules}})
+		c := r.dial()
+		c.secret = "SK"
+		return c, r.device("dev", true)
+	}
+	check := func(t *testing.T, d *device, send func() answer) {
+		for range 3 { // as the Java SDK: retryTimesWhenSendFailed is 2
+			if a := send(); a.code != rocketmq.NoPermission {
+				t.Fatal(a.code, a.remark)
+			}
+		}
+		d.nothing()
+	}
+	t.Run("INNER_MULTI_DISPATCH", func(t *testing.T) {
+		c, d := newTest(t)
+		check(t, d, func() answer {
+			return c.send("parent", "x", "INNER_MULTI_DISPATCH", "%LMQ%%p2p%dev%,%LMQ%%p2p%secret%", "qoslevel", "2", "cleansessionflag", "false")
+		})
+	})
+	t.Run("batch", func(t *testing.T) {
+		c, d := newTest(t)
+		var body []byte
+		for _, id := range []string{"dev", "secret"} {
+			body = rocketmq.AppendBatchMessage(body, rocketmq.BatchMessage{Body: []byte("x"), Properties: []byte(properties(
+				"mqttSecondTopic", "/p2p/"+id, "qoslevel", "2", "cleansessionflag", "false"))})
+		}
+		check(t, d, func() answer { return c.do(rocketmq.SendBatchMessage, body, fields("parent", "")...) })
+	})
+}

@@ -87,7 +87,11 @@ func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*transl
 		if err := t.translate(h.Properties); err != nil {
 			return nil, err
 		}
-		return c.parts[:1], t.finish(h.Topic, body)
+		err := t.finish(h.Topic, body)
+		if err == nil && len(t.messages) > 1 {
+			err = t.permitted(c.who)
+		}
+		return c.parts[:1], err
 	}
 	return c.translateBatch(body)
 }
@@ -109,6 +113,9 @@ func (c *conn) translateBatch(body []byte) ([]*translation, error) {
 		err := t.translate(m.Properties)
 		if err == nil {
 			err = t.finish(c.send.Topic, m.Body)
+		}
+		if err == nil {
+			err = t.permitted(c.who)
 		}
 		if err != nil {
 			o := told(err)

@@ -141,10 +141,9 @@ func New(opt Options) (*Server, error) {
 // Connections counts open connections.
 func (s *Server) Connections(p Protocol) int { return s.limits[p].count() }
 
-// Shutdown closes in good order: no new connections, sends are refused so that
-// SDKs send elsewhere, what was taken before is made safe and answered. It
-// returns when all connections are closed, or ctx ends.
-func (s *Server) Shutdown(ctx context.Context) error {
+// Refuse begins the end: no new connections, and sends are refused so that SDKs
+// send elsewhere. What was taken before may still wait for devices.
+func (s *Server) Refuse() {
 	s.closing.Store(true)
 	s.mu.Lock()
 	listeners := s.listeners
@@ -152,6 +151,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, l := range listeners {
 		_ = l.Close()
 	}
+}
+
+// Shutdown closes in good order: Refuse, and what was taken before is made safe
+// and answered. It returns when all connections are closed, or ctx ends. With
+// p2p.keep: never only devices, or their going, can answer: close their connections
+// after Refuse and before Shutdown.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.Refuse()
 	s.broker.Drain(drainTime)
 	s.shutdownGRPC(ctx)
 	s.mu.Lock()

@@ -9,6 +9,18 @@ import (
 	"github.com/homing-mq/homing/internal/mq"
 )
 
+// permitted asks for all messages of a send before any is published: SDKs send
+// again what is refused, all of it.
+func (t *translation) permitted(who *mq.Principal) error {
+	for i := range t.messages {
+		if code := t.srv.broker.Permits(broker.Source{Principal: who}, &t.messages[i]); code != mq.OK {
+			o := outcomes[code]
+			return refuse(o, "%s: %s", clip(t.messages[i].Topic), o.text)
+		}
+	}
+	return nil
+}
+
 // publish hands the messages to the core. done is told the outcome of them all,
 // once, with token, whose bit plainTopic must be clear; it may be during the
 // call.
