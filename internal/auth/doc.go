@@ -5,14 +5,17 @@
 //
 //   - signature: user name "Signature|{accessKey}|{instance}", password
 //     Base64(HMAC-SHA1(secret, client ID)); access keys come with Options.
+//
 //   - user: a name of the users file with its password, which the file holds as
 //     a bcrypt hash or, for devices that sign, in clear. The file is read again
 //     within three seconds of a change (size, time of change or identity) and
 //     on Reload. A file that cannot be read keeps the users there were.
+//
 //   - anonymous: without a user name, when Options say so. A server that is
 //     given neither access keys nor a users file is open: it takes anybody,
 //     whatever credentials they show, as an anonymous client. Open tells the
 //     caller, who must keep such a server on the loopback interface.
+//
 //   - SCRAM-SHA-256 (RFC 5802, RFC 7677), for protocols with enhanced
 //     authentication: a user of the users file proves to know the password
 //     without sending it, and sees that the server knows it, too. See below.

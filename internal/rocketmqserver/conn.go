@@ -1,12 +1,16 @@
 package rocketmqserver
 
 import (
+	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime/debug"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
@@ -22,15 +26,17 @@ type conn struct {
 	remote netip.AddrPort
 	local  netip.AddrPort // as the client has dialled it, with the port to send to
 
-	in    input
-	who   *mq.Principal // of the last signed request; nil: none was right
-	noted bool          // that a request was refused is in the log
-	batch broker.Batch
-	cmd   rocketmq.Command
-	send  rocketmq.SendHeader
-	parts []*translation // one for each message of a send
-	body  []byte         // inflated
-	check signedCommand
+	in       input
+	who      *mq.Principal // of the last signed request; nil: none was right
+	noted    bool          // that a request was refused is in the log
+	warned   bool          // so is that the client wants to consume
+	batch    broker.Batch
+	cmd      rocketmq.Command
+	send     rocketmq.SendHeader
+	parts    []*translation // one for each message of a send
+	body     []byte         // memory for one that is decompressed
+	inflated func()         // of Server.inflating; nil: nothing is decompressed
+	check    signedCommand
 
 	mu        sync.Mutex // guards the fields below; a leaf
 	wake      sync.Cond  // for the writer: there is output, or the end
@@ -77,7 +83,16 @@ func (c *conn) serve() {
 		c.end(err)
 		<-written
 	}
-	c.srv.log.Debug("RocketMQ connection closed", "remote", c.remote.String(), "client", c.client.ClientID, "reason", err)
+	level := slog.LevelDebug
+	if !isFarewell(err) {
+		level = slog.LevelInfo
+	}
+	c.srv.log.Log(context.Background(), level, "RocketMQ connection closed", "remote", c.remote.String(), "transport", "rocketmq", "client", c.client.ClientID, "reason", err)
+}
+
+// isFarewell reports whether a connection has ended as connections do.
+func isFarewell(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, errFinished) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
 }
 
 // read handles requests until there is an error, which it returns.
@@ -157,6 +172,7 @@ func (c *conn) finish() {
 	nc := c.nc
 	c.mu.Unlock()
 	_ = nc.SetReadDeadline(time.Unix(1, 0))
+	_ = nc.SetWriteDeadline(time.Now().Add(lastWriteTime))
 }
 
 func (c *conn) isFinishing() bool {
@@ -218,8 +234,12 @@ func (c *conn) Flush(*broker.Batch) {
 	c.mu.Unlock()
 }
 
-// writeTime is how long a client may take to read what it was sent.
-const writeTime = 30 * time.Second
+// writeTime is how long a client may take to read what it was sent, and
+// lastWriteTime the same while the server closes.
+const (
+	writeTime     = 30 * time.Second
+	lastWriteTime = time.Second
+)
 
 // write is the writer goroutine.
 func (c *conn) write() {
@@ -236,8 +256,10 @@ func (c *conn) write() {
 		}
 		data := c.out
 		c.out, c.writing = spare, len(data)
+		if !c.finishing { // under the lock: finish sets its own after this one
+			_ = c.nc.SetWriteDeadline(time.Now().Add(writeTime))
+		}
 		c.mu.Unlock()
-		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTime))
 		n, err := c.nc.Write(data)
 		c.srv.Stats.BytesOut.Add(uint64(n))
 		if err != nil {

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +41,9 @@ const (
 	grpcWorkers = 64
 	// pingsApart is how often a client may ping.
 	pingsApart = 5 * time.Second
+	// farewellTime is how long clients have to go by themselves at Shutdown. What
+	// they are owed is answered before.
+	farewellTime = time.Second
 )
 
 func init() {
@@ -49,8 +54,10 @@ func init() {
 
 // grpcSide is the gRPC half of a Server.
 type grpcSide struct {
-	server *grpc.Server  // nil: no listener yet
-	ending chan struct{} // closed when Telemetry streams are to end
+	server  *grpc.Server           // nil: no listener yet, or none any more; guarded by Server.mu
+	opening map[*grpcConn]struct{} // connections whose handshake is under way; guarded by Server.mu
+	ending  context.Context        // ends when Telemetry streams are to end
+	end     context.CancelFunc
 }
 
 // ServeGRPC accepts RocketMQ's 5.x SDKs from l until Shutdown closes it.
@@ -58,7 +65,8 @@ func (s *Server) ServeGRPC(l net.Listener) {
 	s.mu.Lock()
 	s.listeners = append(s.listeners, l)
 	if s.grpc.server == nil {
-		s.grpc = grpcSide{server: s.newGRPC(), ending: make(chan struct{})}
+		s.grpc = grpcSide{server: s.newGRPC(), opening: make(map[*grpcConn]struct{})}
+		s.grpc.ending, s.grpc.end = context.WithCancel(context.Background())
 	}
 	server := s.grpc.server
 	s.mu.Unlock()
@@ -87,19 +95,25 @@ func (s *Server) newGRPC() *grpc.Server {
 }
 
 // shutdownGRPC tells clients to go, answers what is under way and closes all
-// connections; at once when ctx ends.
+// connections: those of clients that do not go after farewellTime, or at once when
+// ctx ends. Refuse must have been called.
 func (s *Server) shutdownGRPC(ctx context.Context) {
 	s.mu.Lock()
-	side := s.grpc
+	server, opening := s.grpc.server, slices.Collect(maps.Keys(s.grpc.opening))
 	s.grpc.server = nil
 	s.mu.Unlock()
-	if side.server == nil {
+	if server == nil {
 		return
 	}
-	close(side.ending)
-	stop := context.AfterFunc(ctx, side.server.Stop)
+	for _, c := range opening { // the library would wait for their handshakes
+		_ = c.Close()
+	}
+	s.grpc.end()
+	ctx, cancel := context.WithTimeout(ctx, farewellTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
-	side.server.GracefulStop()
+	server.GracefulStop()
 }
 
 // grpcService is all methods of the service, as streams: a unary call is one
@@ -203,7 +217,7 @@ type call struct {
 
 	signed signedCall
 	header [5]byte
-	held   int64      // of Server.large
+	held   int64      // of Server.room
 	data   mem.Buffer // the request; nil: none
 	send   sending
 
@@ -214,23 +228,28 @@ type call struct {
 // wire is the part of a stream's transport that reads single messages: the
 // length first. grpc.ServerStream reads a message whole, and refuses one that is
 // too large by ending the call, which the SDKs take for a broken connection and
-// not for an answer.
+// not for an answer. WriteStatus ends the call from any goroutine; what reads
+// then fails.
 type wire interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
+	WriteStatus(why *status.Status) error
 }
 
 var calls = sync.Pool{New: func() any { return new(call) }}
 
 func newCall(s *Server, stream grpc.ServerStream) *call {
 	c := calls.Get().(*call)
-	c.send.forget()
+	c.begin(s, stream)
+	return c
+}
+
+func (c *call) begin(s *Server, stream grpc.ServerStream) {
 	c.srv, c.stream, c.ctx = s, stream, stream.Context()
 	c.wire, _ = grpc.ServerTransportStreamFromContext(c.ctx).(wire)
 	if p, ok := peer.FromContext(c.ctx); ok {
 		c.conn, _ = p.AuthInfo.(*grpcConn)
 	}
-	return c
 }
 
 // free gives the call back, if it can be used again. Nobody may know it any
@@ -251,7 +270,7 @@ func (c *call) release() {
 		c.data = nil
 	}
 	if c.held > 0 {
-		c.srv.large.Release(c.held)
+		c.srv.room(true).Release(c.held)
 		c.held = 0
 	}
 }
@@ -270,7 +289,9 @@ var errNoMemory = refuse(outcomes[mq.Overloaded], "too many large requests are a
 
 // receive reads one message into c.data, where it stays until release. It
 // returns io.EOF if there is none. One that is larger than limit bytes is
-// refused unread, and so is a large one that there is no memory for now.
+// refused unread, and so is a large one that there is no memory for now. Of
+// those who may not send, limit must be smallRequest at most: no large request
+// is a stranger's.
 func (c *call) receive(limit int) error {
 	if c.wire == nil {
 		return status.Error(codes.Internal, "the gRPC library does not give access to single messages")
@@ -288,7 +309,7 @@ func (c *call) receive(limit int) error {
 	case size > int64(limit):
 		return refuse(tooLarge, "the request has %d bytes; this server takes %d", size, limit)
 	case size > smallRequest:
-		if !c.srv.large.TryAcquire(size) {
+		if !c.srv.room(true).TryAcquire(size) {
 			return errNoMemory
 		}
 		c.held = size

@@ -550,9 +550,13 @@ func TestGRPCOversized(t *testing.T) {
 
 // TestGRPCMemory: large requests do not come in without memory for them.
 func TestGRPCMemory(t *testing.T) {
-	v := newRig(t, rigOptions{server: func(o *Options) { o.BodySize, o.ReadBytes = 1<<20, 100<<10 }})
+	v := newRig(t, rigOptions{server: func(o *Options) { o.BodySize = 1 << 20 }})
 	d := v.device("online", false)
 	p := v.producer()
+	elsewhere := v.opt.ReadBytes - 100<<10
+	if !v.room(true).TryAcquire(elsewhere) {
+		t.Fatal("no memory from the start")
+	}
 	wants(t, p.send(calling(t), message("/p2p/online", strings.Repeat("x", 200<<10))).Status, pb.Code_TOO_MANY_REQUESTS, "try again")
 	for range 3 { // it is given back
 		wants(t, p.send(calling(t), message("/p2p/online", strings.Repeat("x", 80<<10))).Status, pb.Code_OK, "")
@@ -561,7 +565,7 @@ func TestGRPCMemory(t *testing.T) {
 		}
 	}
 	wants(t, p.send(calling(t), message("/p2p/", strings.Repeat("x", 80<<10))).Status, pb.Code_ILLEGAL_TOPIC, "")
-	if !v.large.TryAcquire(100 << 10) {
+	if !v.room(true).TryAcquire(100 << 10) {
 		t.Error("memory was not given back")
 	}
 }
@@ -578,14 +582,147 @@ func TestGRPCStalled(t *testing.T) {
 	if err := stream.RecvMsg(new(pb.SendMessageResponse)); status.Code(err) != codes.Unavailable || time.Since(begin) > 5*time.Second {
 		t.Errorf("after %v: %v", time.Since(begin), err)
 	}
-	// A Telemetry stream may say nothing.
-	if _, err := p.Telemetry(calling(t)); err != nil {
-		t.Fatal(err)
+	// A Telemetry stream ends alone; one with settings stays.
+	silent, talking := p.telemetry(), p.telemetry()
+	settle(t, talking)
+	if _, err := silent.Recv(); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "no settings") {
+		t.Errorf("without settings: %v", err)
 	}
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(400 * time.Millisecond)
+	settle(t, talking)
 	if n := v.Connections(GRPC); n != 1 {
 		t.Errorf("%d connections", n)
 	}
+}
+
+func (p *producer) telemetry() pb.MessagingService_TelemetryClient {
+	p.t.Helper()
+	stream, err := p.Telemetry(calling(p.t))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return stream
+}
+
+// settle exchanges settings.
+func settle(t *testing.T, stream pb.MessagingService_TelemetryClient) {
+	t.Helper()
+	mine := &pb.Settings{PubSub: &pb.Settings_Publishing{Publishing: &pb.Publishing{}}}
+	if err := stream.Send(&pb.TelemetryCommand{Command: &pb.TelemetryCommand_Settings{Settings: mine}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestGRPCManyStreams: a connection has a few Telemetry streams only.
+func TestGRPCManyStreams(t *testing.T) {
+	v := newRig(t, rigOptions{})
+	p := v.producer()
+	var streams []pb.MessagingService_TelemetryClient
+	for range maxTelemetry {
+		s := p.telemetry()
+		settle(t, s)
+		streams = append(streams, s)
+	}
+	if _, err := p.telemetry().Recv(); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "16 Telemetry streams") {
+		t.Errorf("one more: %v", err)
+	}
+	for _, s := range streams[:2] { // the room is for others then
+		_ = s.CloseSend()
+		if _, err := s.Recv(); err != io.EOF {
+			t.Error(err)
+		}
+	}
+	settle(t, p.telemetry())
+	settle(t, streams[2])
+	settle(t, v.producer().telemetry())
+}
+
+// TestGRPCBatchSize: of more messages than remoting takes, nothing is made.
+func TestGRPCBatchSize(t *testing.T) {
+	v := newRig(t, rigOptions{})
+	list := make([]*pb.Message, maxBatch+1)
+	for i := range list {
+		list[i] = &pb.Message{}
+	}
+	p := v.producer()
+	r := p.send(calling(t), list...)
+	wants(t, r.Status, pb.Code_MESSAGE_BODY_TOO_LARGE, "more than 10000 messages")
+	if len(r.Entries) > 0 || v.Stats.Refuses[GRPC].Load() != 1 {
+		t.Errorf("%d entries, %d refusals counted", len(r.Entries), v.Stats.Refuses[GRPC].Load())
+	}
+	r = p.send(calling(t), list[1:]...)
+	wants(t, r.Status, pb.Code_ILLEGAL_TOPIC, "empty")
+	if len(r.Entries) != maxBatch {
+		t.Errorf("%d entries", len(r.Entries))
+	}
+	var request [][]byte
+	tiny := bytes.Repeat([]byte{0x0a, 0}, 1<<20)
+	if made := testing.AllocsPerRun(1, func() { request, _ = decodeSend(nil, tiny) }); made > 0 || request != nil {
+		t.Errorf("%.0f allocations for a batch that is refused", made)
+	}
+	var m grpcMessage
+	if err := m.decode(bytes.Repeat([]byte{0x12, 0}, maxProperties)); err != nil {
+		t.Error(err)
+	}
+	if err := m.decode(bytes.Repeat([]byte{0x12, 0}, maxProperties+1)); !errors.Is(err, errProperties) {
+		t.Errorf("one property more: %v", err)
+	}
+}
+
+// TestGRPCInflating: bodies are decompressed when there is room, others need none.
+func TestGRPCInflating(t *testing.T) {
+	v := newRig(t, rigOptions{core: func(o *broker.Options) { o.StoreAfter = time.Hour }})
+	d := v.device("online", true)
+	d.mute = true // sends wait
+	p := v.producer()
+	var free []func()
+	for range cap(v.inflate) {
+		free = append(free, v.inflating())
+	}
+	zip := func(body string) *pb.Message {
+		m := message("/p2p/online", body)
+		m.SystemProperties.BodyEncoding = pb.Encoding_GZIP
+		m.Body = gzipped([]byte(body))
+		return m
+	}
+	var sends sync.WaitGroup
+	send := func(m ...*pb.Message) {
+		sends.Go(func() { wants(t, p.send(calling(t), m...).Status, pb.Code_OK, "") })
+	}
+	send(message("/p2p/online", "plain first"), zip("zipped"), zip("and more"))
+	d.nothing()
+	send(message("/p2p/online", "plain"))
+	if got := d.next(); got.payload != "plain" {
+		t.Errorf("delivered %q", got.payload)
+	}
+	for _, done := range free {
+		done()
+	}
+	for _, want := range []string{"plain first", "zipped", "and more"} {
+		if got := d.next(); got.payload != want {
+			t.Errorf("delivered %q, want %q", got.payload, want)
+		}
+	}
+	// The room is free again, though the sends wait for their answers.
+	for range cap(v.inflate) {
+		send(zip("again"))
+		d.next()
+	}
+	send(zip("once more"))
+	d.next()
+	v.core.Drain(patience)
+	sends.Wait()
+}
+
+func gzipped(b []byte) []byte {
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	_, _ = z.Write(b)
+	_ = z.Close()
+	return out.Bytes()
 }
 
 // TestGRPCUnserved: every method of the service gets an answer, and none hangs.
@@ -770,6 +907,136 @@ func TestGRPCDeadline(t *testing.T) {
 		})
 	}
 	sends.Wait()
+}
+
+// greeted begins a connection with some bytes.
+func (r *rig) greeted(greeting string) net.Conn {
+	r.t.Helper()
+	nc, err := net.Dial("tcp", r.grpc)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { nc.Close() })
+	if _, err := nc.Write([]byte(greeting)); err != nil {
+		r.t.Fatal(err)
+	}
+	return nc
+}
+
+// opening counts the connections whose handshake is under way.
+func (r *rig) opening() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.Server.grpc.opening)
+}
+
+func (r *rig) waitFor(what string, is func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("%s: not so after %v", what, patience)
+		}
+	}
+}
+
+// emptySettings is a frame of HTTP/2.
+const emptySettings = "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+// TestGRPCShutdownStalled: clients that do nothing do not hold the end up.
+func TestGRPCShutdownStalled(t *testing.T) {
+	const hello = "\x16\x03\x01\x02\x00"
+	for name, greetings := range map[string][]string{
+		"handshake":   {"", "PRI", hello, http2Greeting},
+		"reads not":   {http2Greeting + emptySettings},
+		"sends stall": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := new(lockedBuffer)
+			v := newRig(t, rigOptions{log: slog.New(slog.NewTextHandler(log, nil))})
+			for _, g := range greetings {
+				v.greeted(g)
+			}
+			limit := farewellTime + 2*time.Second
+			switch name {
+			case "handshake":
+				v.waitFor("all are known", func() bool { return v.opening() == len(greetings) })
+				limit = farewellTime * 9 / 10
+			case "reads not":
+				v.waitFor("it is accepted", func() bool { return v.Stats.Accepted[GRPC].Load() == 1 && v.opening() == 0 })
+			default:
+				if _, err := v.producer().conn.NewStream(calling(t), &grpc.StreamDesc{ClientStreams: true}, pb.MessagingService_SendMessage_FullMethodName); err != nil {
+					t.Fatal(err)
+				}
+				v.waitFor("the call is there", func() bool { return v.Stats.Requests[GRPC].Load() == 1 })
+			}
+			begin := time.Now()
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := v.Shutdown(ctx); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(begin); took > limit {
+				t.Errorf("it took %v", took)
+			}
+			if n := v.Connections(GRPC); n != 0 || v.opening() != 0 {
+				t.Errorf("%d connections, %d opening", n, v.opening())
+			}
+			if log.String() != "" {
+				t.Errorf("log: %s", log)
+			}
+		})
+	}
+}
+
+// TestGRPCNoHandshake: who does not speak the protocol leaves a line.
+func TestGRPCNoHandshake(t *testing.T) {
+	log := new(lockedBuffer)
+	v := newRig(t, rigOptions{log: slog.New(slog.NewTextHandler(log, nil))})
+	closed := func(nc net.Conn) {
+		t.Helper()
+		_ = nc.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.ReadAll(nc); isTimeout(err) {
+			t.Errorf("not closed: %v", err)
+		}
+	}
+	lines := 0
+	logged := func(nc net.Conn, reason string) {
+		t.Helper()
+		lines++
+		v.waitFor("there are lines in the log", func() bool { return strings.Count(log.String(), "\n") == lines })
+		last := log.String()
+		last = last[strings.LastIndex(last[:len(last)-1], "\n")+1:]
+		for _, part := range []string{"level=INFO", `msg="RocketMQ connection closed"`, "remote=" + nc.LocalAddr().String(), "transport=rocketmq-grpc", "reason=", reason} {
+			if !strings.Contains(last, part) {
+				t.Errorf("no %s in %s", part, last)
+			}
+		}
+	}
+	for greeting, reason := range map[string]string{
+		"\x00\x00\x00\x10\x00\x00\x00\x0c":             "neither TLS nor HTTP/2: SDKs that speak remoting",
+		"POST / HTTP/1.1\r\nHost: example.org\r\n\r\n": "neither TLS nor HTTP/2",
+		"\x16\x03\x01\x00\x05hello":                    "TLS: ",
+	} {
+		nc := v.greeted(greeting)
+		closed(nc)
+		logged(nc, reason)
+	}
+	half := v.greeted("PRI * HTTP")
+	_ = half.(*net.TCPConn).CloseWrite()
+	closed(half)
+	logged(half, "HTTP/2: unexpected EOF")
+	nc := v.greeted("")
+	picky := tls.Client(nc, &tls.Config{ServerName: "somewhere.example.org", NextProtos: []string{"h2"}})
+	if err := picky.Handshake(); err == nil {
+		t.Error("trusts anybody")
+	}
+	logged(nc, "bad certificate")
+	// Who only looks leaves none.
+	v.greeted("").Close()
+	v.waitFor("all have gone", func() bool { return v.Stats.Accepted[GRPC].Load() == uint64(lines)+1 && v.Connections(GRPC) == 0 })
+	if n := strings.Count(log.String(), "\n"); n != lines {
+		t.Errorf("log: %s", log)
+	}
 }
 
 func encode(t testing.TB, m proto.Message) []byte {

@@ -1,7 +1,9 @@
 package rocketmqserver
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -104,22 +106,36 @@ func notifyClientTermination(c *call) (proto.Message, error) {
 	return &pb.NotifyClientTerminationResponse{Status: statusOf(outcomes[mq.OK])}, nil
 }
 
+// maxTelemetry is how many Telemetry streams a connection may have. SDKs open
+// one for each client; the clients of a process may share a connection.
+const maxTelemetry = 16
+
+var (
+	errTelemetry  = status.Error(codes.ResourceExhausted, fmt.Sprintf("a connection may have %d Telemetry streams", maxTelemetry))
+	statusClosing = status.New(codes.Unavailable, errClosing.Text)
+)
+
 // telemetry answers a client's settings, which it waits for, and stays open
-// until the client goes or the server shuts down.
+// until the client goes or the server shuts down. Settings must come soon.
 func (s *Server) telemetry(_ any, stream grpc.ServerStream) error {
-	c := newCall(s, stream)
-	end := make(chan error, 1)
-	s.wg.Go(func() { // reading cannot be interrupted but by the end of the call
-		_, err := c.run(exchangeSettings)
-		end <- err
-	})
-	select {
-	case err := <-end:
-		return c.endTelemetry(err)
-	case <-s.grpc.ending:
-		return status.Error(codes.Unavailable, errClosing.Text)
+	c := new(call) // its own: it stays for long, and needs no memory for messages
+	c.begin(s, stream)
+	defer c.conn.telemetry.Add(-1)
+	if c.conn.telemetry.Add(1) > maxTelemetry {
+		return errTelemetry
 	}
+	stop := context.AfterFunc(s.grpc.ending, func() { c.cut(statusClosing) })
+	defer stop()
+	c.late = time.AfterFunc(s.opt.FrameTime, func() {
+		c.cut(status.Newf(codes.DeadlineExceeded, "no settings have arrived within %s (limits.connect-timeout)", s.opt.FrameTime))
+	})
+	defer c.late.Stop()
+	_, err := c.run(exchangeSettings)
+	return c.endTelemetry(err)
 }
+
+// cut ends a stream while its goroutine reads.
+func (c *call) cut(why *status.Status) { _ = c.wire.WriteStatus(why) }
 
 // endTelemetry tells the client why its stream ends. The status of a command is
 // for the log of the SDKs; only a failed call makes the start of a client fail
@@ -159,6 +175,7 @@ func exchangeSettings(c *call) (proto.Message, error) {
 		if err := c.srv.complete(settings); err != nil {
 			return nil, err
 		}
+		c.late.Stop()
 		if err := c.stream.SendMsg(&pb.TelemetryCommand{Status: statusOf(outcomes[mq.OK]), Command: &pb.TelemetryCommand_Settings{Settings: settings}}); err != nil {
 			return nil, err
 		}

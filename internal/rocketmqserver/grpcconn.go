@@ -1,22 +1,26 @@
 package rocketmqserver
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 
 	"github.com/homing-mq/homing/internal/mq"
 )
 
-// firstOfHTTP2 is the first byte of HTTP/2 without TLS: the client begins with
-// "PRI * HTTP/2.0" (RFC 9113, section 3.4).
-const firstOfHTTP2 = 'P'
+// http2Greeting is what a client begins HTTP/2 with (RFC 9113, section 3.4).
+const http2Greeting = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // grpcListener gives connections to a grpc.Server within the limits.
 type grpcListener struct {
@@ -35,12 +39,35 @@ func (l *grpcListener) Accept() (net.Conn, error) {
 		s.Stats.Accepted[GRPC].Add(1)
 		c := &grpcConn{Conn: nc, srv: s, remote: addrOf(nc.RemoteAddr()).Addr()}
 		if s.limits[GRPC].enter(c.remote) {
-			return c, nil
+			if s.opens(c) {
+				return c, nil
+			}
+			_ = c.Close()
+			continue
 		}
 		s.Stats.OverLimit[GRPC].Add(1)
 		s.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "transport", "rocketmq-grpc", "reason", "connection limit reached")
 		_ = nc.Close()
 	}
+}
+
+// opens takes note of a connection whose handshake begins. It reports false when
+// the server closes: then there must not be one any more.
+func (s *Server) opens(c *grpcConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return false
+	}
+	s.grpc.opening[c] = struct{}{}
+	return true
+}
+
+// opened ends what opens began.
+func (s *Server) opened(c *grpcConn) {
+	s.mu.Lock()
+	delete(s.grpc.opening, c)
+	s.mu.Unlock()
 }
 
 // grpcConn is one connection: plaintext HTTP/2, or what TLS runs over. To calls
@@ -51,10 +78,11 @@ type grpcConn struct {
 	remote netip.Addr
 	once   sync.Once
 
-	first  [1]byte // read to see what the client speaks; the first Read gives it back
-	peeked bool    // first has not been given back yet
+	greeting [len(http2Greeting)]byte // read to see what the client speaks
+	unread   []byte                   // the part of it that Read is to give back
 
-	batch sharedBatch
+	batch     sharedBatch
+	telemetry atomic.Int32 // streams
 
 	who   atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
 	noted atomic.Bool                  // that a request was refused is in the log
@@ -62,12 +90,21 @@ type grpcConn struct {
 
 // Read implements net.Conn.
 func (c *grpcConn) Read(b []byte) (int, error) {
-	if c.peeked && len(b) > 0 {
-		c.peeked = false
-		b[0] = c.first[0]
-		return 1, nil
+	if len(c.unread) > 0 {
+		n := copy(b, c.unread)
+		c.unread = c.unread[n:]
+		return n, nil
 	}
 	return c.Conn.Read(b)
+}
+
+// SetDeadline implements net.Conn. The library sets one for the handshake, and
+// takes it away when that is over.
+func (c *grpcConn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.srv.opened(c)
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 // Close implements net.Conn.
@@ -75,6 +112,7 @@ func (c *grpcConn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		err = c.Conn.Close()
+		c.srv.opened(c)
 		c.srv.limits[GRPC].leave(c.remote)
 	})
 	return err
@@ -99,19 +137,57 @@ func (t sniffing) ServerHandshake(nc net.Conn) (net.Conn, credentials.AuthInfo, 
 	if !ok {
 		return nil, nil, errors.New("the connection is not from a grpcListener")
 	}
-	if _, err := c.Conn.Read(c.first[:]); err != nil {
-		return nil, nil, err
+	secure, err := t.handshake(c)
+	if err != nil {
+		c.noteFailure(err)
 	}
-	c.peeked = true
-	switch c.first[0] {
-	case firstOfHTTP2:
-		return c, c, nil
+	return secure, c, err
+}
+
+func (t sniffing) handshake(c *grpcConn) (net.Conn, error) {
+	n, err := c.Conn.Read(c.greeting[:1])
+	c.unread = c.greeting[:n]
+	if err != nil {
+		return nil, err
+	}
+	switch c.greeting[0] {
+	case http2Greeting[0]:
+		return c, c.readGreeting()
 	case firstOfTLS:
 		secure, _, err := t.TransportCredentials.ServerHandshake(c)
-		return secure, c, err
+		if err != nil {
+			return nil, fmt.Errorf("TLS: %w", err)
+		}
+		return secure, nil
 	default:
-		return nil, nil, fmt.Errorf("neither TLS nor HTTP/2: first byte 0x%02x", c.first[0])
+		return nil, errNotGRPC
 	}
+}
+
+var errNotGRPC = errors.New("neither TLS nor HTTP/2: SDKs that speak remoting must be given the address of listen.rocketmq")
+
+// readGreeting reads the rest of what HTTP/2 begins with: HTTP/1 can begin with
+// the same letter.
+func (c *grpcConn) readGreeting() error {
+	n, err := io.ReadFull(c.Conn, c.greeting[1:])
+	c.unread = c.greeting[:1+n]
+	switch {
+	case !strings.HasPrefix(http2Greeting, string(c.unread)):
+		return errNotGRPC
+	case err != nil:
+		return fmt.Errorf("HTTP/2: %w", err)
+	}
+	return nil
+}
+
+// noteFailure logs that the handshake has failed. Who has only looked whether the
+// port is open, or is cut off by the end of the server, is not worth a line.
+func (c *grpcConn) noteFailure(err error) {
+	level := slog.LevelInfo
+	if c.greeting[0] == 0 && isFarewell(err) || c.srv.closing.Load() {
+		level = slog.LevelDebug
+	}
+	c.srv.log.Log(context.Background(), level, "RocketMQ connection closed", "remote", addrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", err)
 }
 
 // Clone implements credentials.TransportCredentials.

@@ -2,6 +2,9 @@ package rocketmqserver
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -12,7 +15,8 @@ import (
 // generated code would copy it field by field, which costs as much as all the
 // rest that is done with it here. Properties are in the order sent.
 //
-// Text is not checked to be UTF-8; what becomes of it is.
+// Text is not checked to be UTF-8; what becomes of it is. One with more than
+// maxProperties properties is not taken.
 type grpcMessage struct {
 	namespace, topic []byte
 	properties       []property
@@ -27,15 +31,30 @@ type grpcMessage struct {
 	timed    bool // there is a delivery timestamp
 	seconds  int64
 	nanos    int32
+
+	inflated []byte // memory for bodies that are decompressed
 }
+
+// maxProperties is as many as remoting has room for (maxHeader). An empty one
+// has two bytes on the wire.
+const maxProperties = 8 << 10
 
 type property struct{ key, value []byte }
 
 func (m *grpcMessage) reset() {
-	*m = grpcMessage{properties: m.properties[:0], keys: m.keys[:0]}
+	*m = grpcMessage{properties: m.properties[:0], keys: m.keys[:0], inflated: m.inflated[:0]}
 }
 
-var errWire = errors.New("not a protobuf message of this kind")
+// memory is how much is kept for the next message, bytes.
+func (m *grpcMessage) memory() int {
+	return cap(m.properties)*int(unsafe.Sizeof(property{})) + cap(m.keys)
+}
+
+var (
+	errWire       = errors.New("not a protobuf message of this kind")
+	errProperties = fmt.Errorf("one with more than %d properties", maxProperties)
+	errBatch      = refuse(tooLarge, "a batch of more than %d messages; split it", maxBatch)
+)
 
 // wireField is one field of a protobuf message. Of a varint it has the number,
 // of what has a length the bytes, of others nothing.
@@ -86,15 +105,48 @@ func each(b []byte, f func(wireField) error) error {
 	return nil
 }
 
-// decodeSend appends the messages of a pb.SendMessageRequest to list.
+// decodeSend appends the messages of a pb.SendMessageRequest to list. It returns
+// errBatch, and has appended nothing, if there are more than maxBatch.
 func decodeSend(list [][]byte, b []byte) ([][]byte, error) {
+	n := 0
 	err := each(b, func(f wireField) error {
-		if f.id == 1 && f.bytes != nil {
+		if f.isMessage() {
+			n++
+		}
+		if n > maxBatch {
+			return errBatch
+		}
+		return nil
+	})
+	if err != nil {
+		return list, err
+	}
+	list = slices.Grow(list, n)
+	err = each(b, func(f wireField) error {
+		if f.isMessage() {
 			list = append(list, f.bytes)
 		}
 		return nil
 	})
 	return list, err
+}
+
+// isMessage reports whether a field of a pb.SendMessageRequest is a message.
+func (f *wireField) isMessage() bool { return f.id == 1 && f.bytes != nil }
+
+// compressed reports whether an encoded pb.Message may have a body to decompress.
+func compressed(b []byte) bool {
+	found := false
+	_ = each(b, func(f wireField) error { // decode reports errors
+		if f.id != 3 || f.bytes == nil {
+			return nil
+		}
+		return each(f.bytes, func(f wireField) error {
+			found = found || f.id == 5 && f.bytes == nil && pb.Encoding(f.value) == pb.Encoding_GZIP
+			return nil
+		})
+	})
+	return found
 }
 
 // decode takes a pb.Message.
@@ -108,6 +160,9 @@ func (m *grpcMessage) decode(b []byte) error {
 		case 1:
 			return each(f.bytes, m.takeTopic)
 		case 2:
+			if len(m.properties) == maxProperties {
+				return errProperties
+			}
 			m.properties = append(m.properties, property{})
 			return each(f.bytes, m.takeProperty)
 		case 3:

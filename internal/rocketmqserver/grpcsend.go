@@ -60,7 +60,7 @@ func (s *sending) forget() {
 	clear(s.results)
 	s.message.reset()
 	clear(s.message.properties[:cap(s.message.properties)])
-	if cap(s.part.props)+cap(s.part.topics) > maxScratch || cap(s.results) > maxScratch/64 {
+	if cap(s.part.props)+cap(s.part.topics)+s.message.memory() > maxScratch || cap(s.results) > maxScratch/64 {
 		*s = sending{}
 	}
 	s.part.begin(nil, 0)
@@ -96,10 +96,13 @@ func (c *call) takeSend() (*mq.Principal, error) {
 	if err := c.request(c.srv.opt.BodySize + grpcHeadroom); err != nil {
 		return nil, err
 	}
-	if c.send.request, err = decodeSend(c.send.request[:0], c.data.ReadOnlyData()); err != nil {
+	c.send.request, err = decodeSend(c.send.request[:0], c.data.ReadOnlyData())
+	switch {
+	case errors.Is(err, errWire):
 		return nil, malformedCall(err)
-	}
-	if len(c.send.request) == 0 {
+	case err != nil:
+		return nil, err
+	case len(c.send.request) == 0:
 		return nil, refuse(outcome{grpc: pb.Code_BAD_REQUEST, drop: mq.DropBadMessage}, "the request has no messages")
 	}
 	return who, nil
@@ -129,6 +132,13 @@ func (c *call) publishAll(who *mq.Principal) error {
 // publish hands the messages to the core, in the batch of the connection.
 func (c *call) publish(who *mq.Principal) {
 	s, batch := &c.send, &c.conn.batch
+	if slices.ContainsFunc(s.request, compressed) { // before the batch: others of the connection would wait, too
+		done := c.srv.inflating()
+		defer func() {
+			s.message.inflated = nil // a call may wait for long after this
+			done()
+		}()
+	}
 	if batch.lock() {
 		defer batch.flush() // after a panic, too: others may have joined
 	}
@@ -141,6 +151,7 @@ func (c *call) publish(who *mq.Principal) {
 		}
 		s.results[i].id = string(s.message.id)
 		if err != nil {
+			c.srv.refused(GRPC, err, "message_id", string(clip(s.message.id)), "keys", string(clip(s.message.keys)), "topic", string(clip(s.message.topic)))
 			s.results[i].err = err
 			s.done()
 			continue
@@ -209,11 +220,11 @@ func (c *call) sendAnswer() *pb.SendMessageResponse {
 	return answer
 }
 
-// settle counts a message and returns what its sender is told.
+// settle counts a message that came to the core, and returns what the sender is
+// told of any.
 func (c *call) settle(r *result) *pb.Status {
 	switch {
 	case r.err != nil:
-		c.srv.refused(GRPC, r.err)
 		return statusOf(told(r.err))
 	case r.code == mq.OK:
 		c.srv.Stats.settle(GRPC, mq.OK, 1)
@@ -288,7 +299,7 @@ func takeBody(m *grpcMessage, limit int) ([]byte, error) {
 	case pb.Encoding_ENCODING_UNSPECIFIED, pb.Encoding_IDENTITY:
 		return m.body, nil
 	case pb.Encoding_GZIP:
-		return inflate(m.body, limit)
+		return m.inflate(limit)
 	default:
 		return nil, refuse(badBody, "body encoding %d is not known", m.encoding)
 	}
@@ -319,29 +330,46 @@ func checkDigest(body []byte, kind pb.DigestType, checksum []byte) error {
 	return nil
 }
 
-// inflate undoes Encoding_GZIP. The C++ SDK sends Zlib by that name (its
-// UtilAll::compress), and consumers of all SDKs tell the two by the first bytes.
-func inflate(body []byte, limit int) ([]byte, error) {
-	if !bytes.HasPrefix(body, []byte{0x1f, 0x8b}) {
-		out, err := rocketmq.Inflate(nil, body, rocketmq.SysCompressed, limit)
-		if errors.Is(err, rocketmq.ErrTooLarge) {
-			return nil, errBodySize(limit)
-		}
-		if err != nil {
-			return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
-		}
-		return out, nil
+// inflate undoes Encoding_GZIP, in memory of the message. The C++ SDK sends Zlib
+// by that name (its UtilAll::compress), and consumers of all SDKs tell the two by
+// the first bytes.
+func (m *grpcMessage) inflate(limit int) ([]byte, error) {
+	var out []byte
+	var err error
+	if bytes.HasPrefix(m.body, []byte{0x1f, 0x8b}) {
+		out, err = gunzip(m.inflated, m.body, limit)
+	} else {
+		out, err = rocketmq.Inflate(m.inflated, m.body, rocketmq.SysCompressed, limit)
 	}
-	z, err := gzip.NewReader(bytes.NewReader(body))
-	if err != nil {
-		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
-	}
-	out, err := io.ReadAll(io.LimitReader(z, int64(limit)+1))
 	switch {
+	case errors.Is(err, rocketmq.ErrTooLarge):
+		return nil, errBodySize(limit)
 	case err != nil:
 		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
-	case len(out) > limit:
-		return nil, errBodySize(limit)
 	}
+	m.inflated = out
 	return out, nil
+}
+
+// gzips are decompressors that can be used again.
+var gzips = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
+// gunzip undoes Gzip, into dst[:0]. What would be more than limit bytes is
+// rocketmq.ErrTooLarge.
+func gunzip(dst, body []byte, limit int) ([]byte, error) {
+	z := gzips.Get().(*gzip.Reader)
+	defer gzips.Put(z)
+	src := bytes.NewReader(body)
+	defer src.Reset(nil) // z has it still
+	if err := z.Reset(src); err != nil {
+		return nil, err
+	}
+	out := bytes.NewBuffer(dst[:0])
+	switch n, err := out.ReadFrom(io.LimitReader(z, int64(limit)+1)); {
+	case err != nil:
+		return nil, err
+	case n > int64(limit):
+		return nil, rocketmq.ErrTooLarge
+	}
+	return out.Bytes(), nil
 }

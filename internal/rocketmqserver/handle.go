@@ -17,9 +17,15 @@ func (c *conn) handle(f rocketmq.Frame, oversized bool) error {
 	}
 	c.srv.Stats.Requests[Remoting].Add(1)
 	code := rocketmq.RequestCode(c.cmd.Code)
-	if oversized {
-		c.refuse(f.Serialize, refuse(tooLarge, "the request is larger than %d bytes (limits.packet-size)", c.srv.opt.BodySize))
+	isSend := code == rocketmq.SendMessage || code == rocketmq.SendMessageV2 || code == rocketmq.SendBatchMessage
+	switch {
+	case oversized && isSend:
+		err := refuse(tooLarge, "the request is larger than %d bytes (limits.packet-size)", c.srv.opt.BodySize)
+		c.srv.refused(Remoting, err)
+		c.refuse(f.Serialize, err)
 		return nil
+	case !isSend && (oversized || len(f.Body) > maxOther):
+		return fmt.Errorf("%v with a body of over %d bytes", code, maxOther)
 	}
 	switch code {
 	case rocketmq.SendMessage, rocketmq.SendMessageV2, rocketmq.SendBatchMessage:
@@ -47,6 +53,10 @@ func (c *conn) handle(f rocketmq.Frame, oversized bool) error {
 	}
 	return nil
 }
+
+// maxOther bounds the body of a request that is no send, bytes: heartbeats are
+// kept.
+const maxOther = 64 << 10
 
 const noConsumers = "homing has no RocketMQ consumers, devices receive by MQTT"
 
@@ -94,11 +104,15 @@ func (c *conn) handleHeartbeat(f rocketmq.Frame) error {
 		return err
 	}
 	c.mu.Lock()
-	news := len(h.Consumers) > 0 && len(c.client.Consumers) == 0
 	c.client = h
 	c.mu.Unlock()
-	if news {
-		c.srv.log.Warn("a RocketMQ client wants to consume, which is not supported", "client", h.ClientID, "remote", c.remote.String(), "groups", h.Consumers)
+	if c.check = (signedCommand{c.cmd.Ext, f.Body}); len(c.check.AccessKey()) > 0 {
+		_ = c.authenticate(f.Body) // who it is counts for large sends; the heartbeat is taken from anybody
+	}
+	if len(h.Consumers) > 0 && !c.warned {
+		c.warned = true
+		c.srv.log.Warn("a RocketMQ client wants to consume, which is not supported", "remote", c.remote.String(),
+			"client", string(clip([]byte(h.ClientID))), "groups", len(h.Consumers), "group", string(clip([]byte(h.Consumers[0]))))
 	}
 	c.reply(rocketmq.Success, "", nil, nil, f.Serialize)
 	return nil

@@ -18,13 +18,13 @@ type input struct {
 	size       int       // of the request that next has returned
 	skip       int       // bytes of a body that is too large, still to come
 	begun      time.Time // when the request that is arriving began; zero: none is
-	held       int64     // of Server.large
+	held       int64     // of Server.room
+	known      bool      // which one
 }
 
 const (
-	readBuf   = 16 << 10  // bytes of a read buffer that nobody has to share
-	maxBlind  = 256 << 10 // bytes that a request gets before they have arrived
-	maxHeader = 64 << 10  // bytes of a request's header: that of a send has at most 32 KiB of properties
+	readBuf   = 16 << 10 // bytes of a read buffer that nobody has to share
+	maxHeader = 64 << 10 // bytes of a request's header: that of a send has at most 32 KiB of properties
 )
 
 // open reads the first bytes and finds out whether the client wants TLS.
@@ -108,35 +108,40 @@ func (in *input) advance(s *Server) {
 	}
 }
 
-// grow makes room for a request of size bytes. Large ones share memory; where
-// there is none the connection waits, as others give theirs back within
-// FrameTime.
+// grow makes room for a request of size bytes. Large ones share memory, all of
+// it from the beginning, as half of it would be no use; where there is none the
+// connection waits, and others give theirs back within FrameTime.
 func (in *input) grow(c *conn, size int) error {
 	if size <= len(in.buf) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.opt.FrameTime)
-	defer cancel()
-	if more := min(int64(size), c.srv.opt.ReadBytes) - in.held; more > 0 {
-		if err := c.srv.large.Acquire(ctx, more); err != nil {
+	if in.held < int64(size) {
+		in.release(c.srv) // who waits holds nothing
+		in.known = c.isKnown()
+		ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.opt.FrameTime)
+		defer cancel()
+		if err := c.srv.room(in.known).Acquire(ctx, int64(size)); err != nil {
 			return errors.New("no memory for a large request")
 		}
-		in.held += more
+		in.held = int64(size)
 	}
 	// With what has arrived, not with what was announced.
 	have := in.end - in.start
 	if have < len(in.buf) {
 		return nil
 	}
-	grown := make([]byte, min(size, max(2*len(in.buf), maxBlind)))
+	grown := make([]byte, min(size, 2*len(in.buf)))
 	in.end = copy(grown, in.buf[in.start:in.end])
 	in.start, in.buf = 0, grown
 	return nil
 }
 
+// isKnown reports whether the client has shown who it is.
+func (c *conn) isKnown() bool { return c.who != nil && c.who.AccessKey != "" }
+
 // release gives the shared memory back.
 func (in *input) release(s *Server) {
-	s.large.Release(in.held)
+	s.room(in.known).Release(in.held)
 	in.held = 0
 }
 

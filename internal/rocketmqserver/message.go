@@ -61,6 +61,20 @@ func (t *translation) begin(srv *Server, now int64) {
 	*t = translation{srv: srv, now: now, qos: mq.AtLeastOnce, props: t.props[:0], topics: t.topics[:0], messages: t.messages[:0]}
 }
 
+// trim gives memory back that an unusual message has needed.
+func (t *translation) trim() {
+	const kept = 4 << 10 // bytes
+	if cap(t.props) > kept {
+		t.props = nil
+	}
+	if cap(t.topics) > kept {
+		t.topics = nil
+	}
+	if cap(t.messages) > 4 {
+		t.messages = nil
+	}
+}
+
 // set takes one property of the message.
 func (t *translation) set(key, value []byte) error {
 	switch string(key) {

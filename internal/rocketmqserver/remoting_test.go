@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -497,10 +498,10 @@ func TestLargeRequestsShareMemory(t *testing.T) {
 		}
 		d.next()
 	}
-	if !r.large.TryAcquire(1 << 20) {
+	if all := r.opt.ReadBytes / strangersShare; !r.room(false).TryAcquire(all) {
 		t.Error("memory was not given back")
 	} else {
-		r.large.Release(1 << 20)
+		r.room(false).Release(all)
 	}
 }
 
@@ -576,9 +577,11 @@ func TestTrace(t *testing.T) {
 	c.send("parent", "x", "mqttSecondTopic", "/p2p/dev1", "UNIQ_KEY", "0A01", "KEYS", "order-7")
 	d.next()
 	c.send("parent", "x", "mqttSecondTopic", "/p2p/nobody", "UNIQ_KEY", "0A02")
+	c.send("parent", "x", "mqttSecondTopic", "/p2p/", "UNIQ_KEY", "0A03", "KEYS", "order-8")
 	for _, want := range []string{
 		`"message_id":"0A01","keys":"order-7","access_key":"","deliver_at":0,"topic":"parent/p2p/dev1","outcome":"ok"`,
 		`"message_id":"0A02","keys":"","access_key":"","deliver_at":0,"topic":"parent/p2p/nobody","outcome":"no target"`,
+		`"message_id":"0A03","keys":"order-8","topic":"parent","protocol":"remoting","reason":"property mqttSecondTopic`,
 	} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log has no %s:\n%s", want, log.String())
@@ -621,4 +624,102 @@ func TestPartRefused(t *testing.T) {
 		}
 		check(t, d, func() answer { return c.do(rocketmq.SendBatchMessage, body, fields("parent", "")...) })
 	})
+}
+
+// What a stranger can make the server keep, or write to its log, is bounded.
+func TestHeartbeatsOfStrangers(t *testing.T) {
+	var log lockedBuffer
+	r := newRig(t, rigOptions{log: slog.New(slog.NewTextHandler(&log, nil)), auth: auth.Options{AccessKeys: theKey}})
+	c := r.dial()
+	for i := range 20 {
+		consumers := `{"groupName":"` + strings.Repeat("g", 10_000) + `"}`
+		if i%2 == 1 {
+			consumers = ""
+		}
+		if a := c.do(rocketmq.HeartBeat, []byte(`{"clientID":"`+strings.Repeat("c", 10_000)+`","consumerDataSet":[`+consumers+`]}`)); a.code != rocketmq.Success {
+			t.Fatalf("%v %q", a.code, a.remark)
+		}
+	}
+	if n := len(log.String()); n > 2000 {
+		t.Errorf("%d bytes of log:\n%.1000s", n, log.String())
+	}
+	c.request(rocketmq.HeartBeat, 0, []byte(`{"clientID":"`+strings.Repeat("c", maxOther)+`"}`))
+	if _, err := c.read(); err == nil {
+		t.Error("a huge heartbeat is taken")
+	}
+}
+
+// Strangers who announce large requests do not hold up those who have signed one.
+func TestStrangersHoldUpStrangers(t *testing.T) {
+	r := newRig(t, rigOptions{auth: auth.Options{AccessKeys: theKey}})
+	d := r.device("dev1", false)
+	strangers := r.opt.ReadBytes / strangersShare
+	if !r.room(false).TryAcquire(strangers) {
+		t.Fatal("no room")
+	}
+	defer r.room(false).Release(strangers)
+	c := r.dial()
+	c.secret = "SK"
+	if a := c.do(rocketmq.HeartBeat, []byte(`{"clientID":"c"}`)); a.code != rocketmq.Success {
+		t.Fatal(a.code)
+	}
+	if a := c.send("parent", strings.Repeat("x", 60<<10), "mqttSecondTopic", "/p2p/dev1"); a.code != rocketmq.Success {
+		t.Errorf("%v %q", a.code, a.remark)
+	}
+	d.next()
+}
+
+// Bodies are decompressed by as many as there are processors, and no memory of a
+// large batch stays.
+func TestMemoryIsGivenBack(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	d := r.device("dev1", false)
+	c := r.dial()
+	for range cap(r.inflate) { // the test has all places
+		defer r.inflating()()
+	}
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	w.Write([]byte("hello"))
+	w.Close()
+	c.request(rocketmq.SendMessageV2, 0, b.Bytes(), fields("parent", properties("mqttSecondTopic", "/p2p/dev1"), "f", "1")...)
+	d.nothing()
+	<-r.inflate
+	if a := c.answer(); a.code != rocketmq.Success {
+		t.Errorf("%v %q", a.code, a.remark)
+	}
+	d.next()
+	r.inflate <- struct{}{}
+
+	one := newConn(r.Server, nil, netip.AddrPort{})
+	for i := range 1000 {
+		one.part(i).props = make([]byte, 0, 32<<10)
+	}
+	if one.settle(); cap(one.parts) > 2*keptParts || cap(one.parts[0].props) > 4<<10 {
+		t.Errorf("a connection keeps %d translations, with %d bytes of properties", cap(one.parts), cap(one.parts[0].props))
+	}
+}
+
+// A client that does not read its answers does not hold the shutdown up.
+func TestShutdownWithDeafClient(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	c := r.dial()
+	_ = c.nc.(*net.TCPConn).SetReadBuffer(4096)
+	_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	ask := rocketmq.Command{Code: int32(rocketmq.GetRouteInfoByTopic), Ext: rocketmq.Fields{{Key: []byte("topic"), Value: []byte("x")}}}
+	frame := bytes.Repeat(ask.Append(nil, rocketmq.JSON, nil), 1000)
+	for {
+		if _, err := c.nc.Write(frame); err != nil {
+			break // neither side takes more
+		}
+	}
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := r.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("shutdown took %v", took)
+	}
 }

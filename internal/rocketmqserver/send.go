@@ -2,6 +2,7 @@ package rocketmqserver
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/homing-mq/homing/internal/broker"
@@ -33,8 +34,11 @@ func (c *conn) token(s rocketmq.Serialize) uint64 {
 // handleSend takes one message, or a batch.
 func (c *conn) handleSend(code rocketmq.RequestCode, f rocketmq.Frame) {
 	parts, err := c.translate(code, f)
+	defer c.settle()
 	if err != nil {
-		c.srv.refused(Remoting, err)
+		id, _ := rocketmq.Property(c.send.Properties, "UNIQ_KEY")
+		keys, _ := rocketmq.Property(c.send.Properties, "KEYS")
+		c.srv.refused(Remoting, err, "message_id", string(clip(id)), "keys", string(clip(keys)), "topic", string(clip(c.send.Topic)))
 		c.refuse(f.Serialize, err)
 		return
 	}
@@ -56,6 +60,7 @@ func (c *conn) handleSend(code rocketmq.RequestCode, f rocketmq.Frame) {
 
 // translate finds out who sends what. On success c.who is the sender.
 func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*translation, error) {
+	c.send = rocketmq.SendHeader{}
 	if c.srv.closing.Load() {
 		return nil, errClosing
 	}
@@ -69,6 +74,9 @@ func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*transl
 	if h.SysFlag&rocketmq.SysTransaction != 0 {
 		return nil, errTransaction
 	}
+	if h.SysFlag&rocketmq.SysCompressed != 0 {
+		c.inflated = c.srv.inflating()
+	}
 	body, err := rocketmq.Inflate(c.body, f.Body, h.SysFlag, c.srv.opt.BodySize)
 	switch {
 	case errors.Is(err, rocketmq.ErrTooLarge), len(f.Body) > c.srv.opt.BodySize:
@@ -76,11 +84,8 @@ func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*transl
 	case err != nil:
 		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
 	}
-	if h.SysFlag&rocketmq.SysCompressed != 0 {
-		c.body = body[:0]
-		if cap(body) > readBuf*4 {
-			c.body = nil
-		}
+	if h.SysFlag&rocketmq.SysCompressed != 0 && cap(body) <= 4*readBuf {
+		c.body = body[:0] // for the next one
 	}
 	if !h.Batch {
 		t := c.part(0)
@@ -131,12 +136,22 @@ func (c *conn) translateBatch(body []byte) ([]*translation, error) {
 // keptParts is how many translations a connection keeps for the next send.
 const keptParts = 64
 
+// settle lets go of what a send has needed, but for memory to use again.
+func (c *conn) settle() {
+	if c.inflated != nil {
+		c.inflated()
+		c.inflated = nil
+	}
+	if len(c.parts) > keptParts {
+		c.parts = slices.Clone(c.parts[:keptParts])
+	}
+	for _, t := range c.parts {
+		t.trim()
+	}
+}
+
 // part returns the translation for the i-th message of a send, begun.
 func (c *conn) part(i int) *translation {
-	if i == 0 && len(c.parts) > keptParts {
-		clear(c.parts[keptParts:])
-		c.parts = c.parts[:keptParts]
-	}
 	if i == len(c.parts) {
 		c.parts = append(c.parts, new(translation))
 	}

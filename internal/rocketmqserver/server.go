@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,7 +39,7 @@ type Options struct {
 	MaxQoS      int           // 0 to 2
 	MaxDelay    time.Duration // of a delayed message; 0: no limit
 	Unanswered  int           // sends under way of one connection; more are not read
-	ReadBytes   int64         // memory for large requests of all remoting connections that are arriving
+	ReadBytes   int64         // memory for large requests that are arriving; at least BodySize and 64 KiB
 	IdleTimeout time.Duration // a connection that sends nothing for so long is closed
 	FrameTime   time.Duration // how long one request, or a handshake, may take to arrive
 
@@ -86,10 +87,14 @@ func (s *Server) noteRefusal(remote netip.Addr, r mq.SignedRequest, err error) {
 	s.log.Info("RocketMQ request refused", "remote", remote.String(), "access_key", string(clip(r.AccessKey())), "reason", err.Error())
 }
 
-// refused counts a message that does not come to the core.
-func (s *Server) refused(p Protocol, err error) {
+// refused counts a message, or a batch as a whole, that does not come to the
+// core. attrs are for the log: what is known of it.
+func (s *Server) refused(p Protocol, err error, attrs ...any) {
 	s.Stats.Refuses[p].Add(1)
 	s.broker.Stats.Dropped[told(err).drop].Add(1)
+	if s.log.Enabled(context.Background(), slog.LevelDebug) {
+		s.log.With(attrs...).Debug("RocketMQ message refused", "protocol", p.String(), "reason", err.Error())
+	}
 }
 
 // Server is the RocketMQ gateway. Listeners are added with ServeRemoting and
@@ -103,7 +108,8 @@ type Server struct {
 
 	closing atomic.Bool // sends are refused: try elsewhere
 	offset  atomic.Int64
-	large   *semaphore.Weighted // of Options.ReadBytes
+	large   [2]*semaphore.Weighted // see room
+	inflate chan struct{}          // see inflating
 
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
@@ -120,7 +126,10 @@ type Server struct {
 
 // New makes a gateway without listeners.
 func New(opt Options) (*Server, error) {
-	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, tls: opt.TLS, conns: make(map[*conn]struct{}), large: semaphore.NewWeighted(opt.ReadBytes)}
+	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, tls: opt.TLS, conns: make(map[*conn]struct{}), inflate: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
+	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}
+	s.opt = opt
 	for p := range s.limits {
 		s.limits[p] = limiter{all: opt.Connections, perAddress: opt.PerAddress, addresses: make(map[netip.Addr]int)}
 	}
@@ -136,6 +145,27 @@ func New(opt Options) (*Server, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// strangersShare is which part of Options.ReadBytes those have that have not
+// shown who they are.
+const strangersShare = 4
+
+// room is the memory for large requests: of those who have signed one with an
+// access key, or of all others. Strangers so hold up each other only.
+func (s *Server) room(known bool) *semaphore.Weighted {
+	if known {
+		return s.large[1]
+	}
+	return s.large[0]
+}
+
+// inflating waits until a body may be decompressed. done must be called when
+// what came out is not needed any more. A small body can become a large one:
+// as many as there are processors may do so at a time.
+func (s *Server) inflating() (done func()) {
+	s.inflate <- struct{}{}
+	return func() { <-s.inflate }
 }
 
 // Connections counts open connections.
