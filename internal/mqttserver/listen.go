@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
@@ -30,7 +31,7 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		for {
-			nc, err := s.accept(l)
+			nc, err := gateway.Accept(s.ctx, l, s.log)
 			if err != nil {
 				return
 			}
@@ -43,25 +44,6 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 			}
 		}
 	})
-}
-
-// accept waits for a connection. When there are no file descriptors left it
-// waits for some.
-func (s *Server) accept(l net.Listener) (net.Conn, error) {
-	wait := 5 * time.Millisecond
-	for {
-		nc, err := l.Accept()
-		if err == nil || errors.Is(err, net.ErrClosed) {
-			return nc, err
-		}
-		s.log.Error("cannot accept a connection; trying again", "error", err, "wait", wait)
-		select {
-		case <-time.After(wait):
-		case <-s.ctx.Done():
-			return nil, err
-		}
-		wait = min(2*wait, time.Second)
-	}
 }
 
 // webSocketPath is where WebSocket clients connect.

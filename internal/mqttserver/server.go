@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -170,28 +171,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, h := range https {
 		_ = h.Close()
 	}
-	s.broker.Drain(drainTime)
+	s.broker.Drain(gateway.DrainTime)
 	for _, c := range all {
 		c.Close(broker.ServerShutdown)
 	}
-	done := make(chan struct{})
-	go func() {
-		s.wg.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		s.cancel()
-		return nil
-	case <-ctx.Done():
+	defer s.cancel()
+	return gateway.Wait(ctx, &s.wg, func() {
 		s.cancel()
 		for _, c := range all {
 			c.abort()
 		}
-		<-done
-		return ctx.Err()
-	}
+	})
 }
-
-// drainTime bounds the wait for the store at shutdown.
-const drainTime = 5 * time.Second

@@ -868,7 +868,7 @@ func TestGRPCShutdown(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	wants(t, (<-answers).GetStatus(), pb.Code_OK, "")
-	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), errClosing.Text) {
 		t.Errorf("the stream ends with %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -32,7 +33,7 @@ type grpcListener struct {
 func (l *grpcListener) Accept() (net.Conn, error) {
 	s := l.srv
 	for {
-		nc, err := s.accept(l.Listener)
+		nc, err := gateway.Accept(s.ctx, l.Listener, s.log)
 		if err != nil {
 			return nil, err
 		}

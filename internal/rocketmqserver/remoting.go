@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+
+	"github.com/homing-mq/homing/internal/gateway"
 )
 
 // ServeRemoting accepts remoting connections from l until Shutdown closes it.
@@ -15,7 +17,7 @@ func (s *Server) ServeRemoting(l net.Listener, port uint16) {
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		for {
-			nc, err := s.accept(l)
+			nc, err := gateway.Accept(s.ctx, l, s.log)
 			if err != nil {
 				return
 			}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -189,36 +189,23 @@ func (s *Server) Refuse() {
 // after Refuse and before Shutdown.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.Refuse()
-	s.broker.Drain(drainTime)
+	s.broker.Drain(gateway.DrainTime)
 	s.shutdownGRPC(ctx)
 	s.mu.Lock()
 	for c := range s.conns {
 		c.finish()
 	}
 	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		s.wg.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		s.cancel()
-		return nil
-	case <-ctx.Done():
+	defer s.cancel()
+	return gateway.Wait(ctx, &s.wg, func() {
 		s.cancel()
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		for c := range s.conns {
 			c.abort()
 		}
-		s.mu.Unlock()
-		<-done
-		return ctx.Err()
-	}
+	})
 }
-
-// drainTime bounds the wait for the store at shutdown.
-const drainTime = 5 * time.Second
 
 // errClosing refuses what comes while the server closes.
 var errClosing = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down; send again, it restarts or another one takes over"}
@@ -290,23 +277,4 @@ func addrOf(a net.Addr) netip.AddrPort {
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	return netip.AddrPort{}
-}
-
-// accept waits for a connection. When there are no file descriptors left it
-// waits for some.
-func (s *Server) accept(l net.Listener) (net.Conn, error) {
-	wait := 5 * time.Millisecond
-	for {
-		nc, err := l.Accept()
-		if err == nil || errors.Is(err, net.ErrClosed) {
-			return nc, err
-		}
-		s.log.Error("cannot accept a connection; trying again", "error", err, "wait", wait)
-		select {
-		case <-time.After(wait):
-		case <-s.ctx.Done():
-			return nil, err
-		}
-		wait = min(2*wait, time.Second)
-	}
 }
