@@ -1112,3 +1112,29 @@ func TestGRPCBodies(t *testing.T) {
 		})
 	}
 }
+
+// The bodies of one request are bounded in all, also when they are small as they
+// come.
+func TestGRPCBodiesInAll(t *testing.T) {
+	v := newRig(t, rigOptions{})
+	d := v.device("online", false)
+	var list []*pb.Message
+	for range 3 * maxBodies {
+		m := message("/p2p/online", "")
+		m.Body = gzipped(make([]byte, v.opt.BodySize/2))
+		m.SystemProperties.BodyEncoding = pb.Encoding_GZIP
+		m.SystemProperties.BodyDigest = nil
+		list = append(list, m)
+	}
+	r := v.producer().send(calling(t), list...)
+	wants(t, r.Status, pb.Code_MULTIPLE_RESULTS, "")
+	for i, e := range r.Entries {
+		if i < 2*maxBodies {
+			wants(t, e.Status, pb.Code_OK, "")
+			d.next()
+		} else {
+			wants(t, e.Status, pb.Code_MESSAGE_BODY_TOO_LARGE, "in all")
+		}
+	}
+	d.nothing()
+}

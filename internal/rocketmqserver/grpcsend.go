@@ -129,6 +129,10 @@ func (c *call) publishAll(who *mq.Principal) error {
 	}
 }
 
+// maxBodies bounds what the bodies of one request are decompressed to, in all: so
+// many of the largest.
+const maxBodies = 4
+
 // publish hands the messages to the core, in the batch of the connection.
 func (c *call) publish(who *mq.Principal) {
 	s, batch := &c.send, &c.conn.batch
@@ -143,11 +147,17 @@ func (c *call) publish(who *mq.Principal) {
 		defer batch.flush() // after a panic, too: others may have joined
 	}
 	defer batch.mu.Unlock()
+	bodies, limit := 0, maxBodies*c.srv.opt.BodySize
 	for i, b := range s.request {
 		s.part.begin(c.srv, batch.open.Now())
 		err := s.part.takeGRPC(&s.message, b)
 		if err == nil && len(s.part.messages) > 1 {
 			err = s.part.permitted(who)
+		}
+		if err == nil {
+			if bodies += len(s.part.messages[0].Payload); bodies > limit {
+				err = refuse(tooLarge, "the bodies of one request are larger than %d bytes in all; send them in several", limit)
+			}
 		}
 		s.results[i].id = string(s.message.id)
 		if err != nil {

@@ -61,18 +61,15 @@ func (t *translation) begin(srv *Server, now int64) {
 	*t = translation{srv: srv, now: now, qos: mq.AtLeastOnce, props: t.props[:0], topics: t.topics[:0], messages: t.messages[:0]}
 }
 
-// trim gives memory back that an unusual message has needed.
-func (t *translation) trim() {
+// forget lets go of the message, and of memory that an unusual one has needed.
+func (t *translation) forget() {
 	const kept = 4 << 10 // bytes
-	if cap(t.props) > kept {
-		t.props = nil
+	clear(t.messages)
+	memory := translation{props: t.props, topics: t.topics, messages: t.messages}
+	if cap(t.props)+cap(t.topics) > kept || cap(t.messages) > 4 {
+		memory = translation{}
 	}
-	if cap(t.topics) > kept {
-		t.topics = nil
-	}
-	if cap(t.messages) > 4 {
-		t.messages = nil
-	}
+	*t = memory
 }
 
 // set takes one property of the message.

@@ -693,10 +693,17 @@ func TestMemoryIsGivenBack(t *testing.T) {
 
 	one := newConn(r.Server, nil, netip.AddrPort{})
 	for i := range 1000 {
-		one.part(i).props = make([]byte, 0, 32<<10)
+		p := one.part(i)
+		p.props = make([]byte, 0, i%2*32<<10)
+		p.messages = append(p.messages, mq.Message{Payload: make([]byte, 1000)})
 	}
-	if one.settle(); cap(one.parts) > 2*keptParts || cap(one.parts[0].props) > 4<<10 {
-		t.Errorf("a connection keeps %d translations, with %d bytes of properties", cap(one.parts), cap(one.parts[0].props))
+	if one.settle(); cap(one.parts) > 2*keptParts {
+		t.Errorf("a connection keeps %d translations", cap(one.parts))
+	}
+	for _, p := range one.parts {
+		if cap(p.props) > 4<<10 || cap(p.messages) > 0 && p.messages[:1][0].Payload != nil {
+			t.Fatalf("a connection keeps %d bytes of properties and %d messages", cap(p.props), cap(p.messages))
+		}
 	}
 }
 

@@ -146,7 +146,7 @@ func (c *conn) settle() {
 		c.parts = slices.Clone(c.parts[:keptParts])
 	}
 	for _, t := range c.parts {
-		t.trim()
+		t.forget()
 	}
 }
 

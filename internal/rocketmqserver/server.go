@@ -162,9 +162,11 @@ func (s *Server) room(known bool) *semaphore.Weighted {
 
 // inflating waits until a body may be decompressed. done must be called when
 // what came out is not needed any more. A small body can become a large one:
-// as many as there are processors may do so at a time.
+// as many as there are processors may do so at a time, and only while the store
+// keeps up.
 func (s *Server) inflating() (done func()) {
 	s.inflate <- struct{}{}
+	s.broker.Throttle()
 	return func() { <-s.inflate }
 }
 
