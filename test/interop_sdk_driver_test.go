@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // sdk is somebody else's RocketMQ SDK, behind a driver in interop.
@@ -139,7 +140,7 @@ func (x *sdk) launch(t testing.TB, addr string, who identity) *driver {
 	case <-d.done:
 		select {
 		case d.hello = <-hello:
-		default:
+		case <-time.After(lastWords):
 			t.Fatalf("%s ended:\n%s", x.name, d.tail())
 		}
 	case <-timeout():
@@ -193,6 +194,10 @@ func (d *driver) tell(x any) {
 	}
 }
 
+// lastWords is how long what a driver has written may take to be read after its
+// end.
+const lastWords = 2 * time.Second
+
 // ask sends a request and does not wait.
 func (d *driver) ask(r request) <-chan answer {
 	d.t.Helper()
@@ -215,7 +220,7 @@ func (d *driver) await(ch <-chan answer) answer {
 		select {
 		case a := <-ch:
 			return a
-		default:
+		case <-time.After(lastWords):
 		}
 		d.t.Fatalf("%s ended:\n%s", d.sdk.name, d.tail())
 	case <-timeout():
