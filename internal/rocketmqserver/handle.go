@@ -24,8 +24,8 @@ func (c *conn) handle(f rocketmq.Frame, oversized bool) error {
 		c.srv.refused(Remoting, err)
 		c.refuse(f.Serialize, err)
 		return nil
-	case !isSend && (oversized || len(f.Body) > maxOther):
-		return fmt.Errorf("%v with a body of over %d bytes", code, maxOther)
+	case code == rocketmq.HeartBeat && (oversized || len(f.Body) > maxHeartbeat):
+		return fmt.Errorf("a heartbeat of over %d bytes", maxHeartbeat)
 	}
 	switch code {
 	case rocketmq.SendMessage, rocketmq.SendMessageV2, rocketmq.SendBatchMessage:
@@ -54,9 +54,8 @@ func (c *conn) handle(f rocketmq.Frame, oversized bool) error {
 	return nil
 }
 
-// maxOther bounds the body of a request that is no send, bytes: heartbeats are
-// kept.
-const maxOther = 64 << 10
+// maxHeartbeat bounds the body of a heartbeat, which is kept, bytes.
+const maxHeartbeat = 64 << 10
 
 const noConsumers = "homing has no RocketMQ consumers, devices receive by MQTT"
 

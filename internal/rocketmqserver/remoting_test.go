@@ -379,6 +379,9 @@ func TestOtherRequests(t *testing.T) {
 	if !bytes.Equal(a.body, []byte(`{"consumerIdList":["d@2"]}`)) {
 		t.Errorf("consumers: %v %q %s", a.code, a.remark, a.body)
 	}
+	if a := c.do(rocketmq.SendReplyMessageV2, make([]byte, 2*r.opt.BodySize)); a.code != rocketmq.RequestCodeNotSupported {
+		t.Errorf("a large request that is not supported: %v %q", a.code, a.remark)
+	}
 	for code, want := range map[rocketmq.RequestCode]rocketmq.ResponseCode{
 		rocketmq.QueryConsumerOffset: rocketmq.QueryNotFound, rocketmq.UpdateConsumerOffset: rocketmq.Success,
 		rocketmq.PullMessage: rocketmq.RequestCodeNotSupported, rocketmq.UpdateAndCreateTopic: rocketmq.RequestCodeNotSupported,
@@ -643,7 +646,7 @@ func TestHeartbeatsOfStrangers(t *testing.T) {
 	if n := len(log.String()); n > 2000 {
 		t.Errorf("%d bytes of log:\n%.1000s", n, log.String())
 	}
-	c.request(rocketmq.HeartBeat, 0, []byte(`{"clientID":"`+strings.Repeat("c", maxOther)+`"}`))
+	c.request(rocketmq.HeartBeat, 0, []byte(`{"clientID":"`+strings.Repeat("c", maxHeartbeat)+`"}`))
 	if _, err := c.read(); err == nil {
 		t.Error("a huge heartbeat is taken")
 	}
