@@ -384,7 +384,7 @@ func (c *call) value(key string) string {
 	return ""
 }
 
-var errClientID = refuse(outcome{grpc: pb.Code_CLIENT_ID_REQUIRED}, "the request has no x-mq-client-id in its metadata")
+var errClientID = refuse(outcome{grpc: pb.Code_CLIENT_ID_REQUIRED, drop: mq.DropNotAuthorized}, "the request has no x-mq-client-id in its metadata")
 
 // identify demands that the client says who it is, as RocketMQ does.
 func (c *call) identify() error {

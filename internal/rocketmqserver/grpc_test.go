@@ -464,6 +464,9 @@ func TestGRPCClientID(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	wants(t, p.send(ctx, message("/p2p/online", "x")).Status, pb.Code_CLIENT_ID_REQUIRED, "x-mq-client-id")
+	if n := v.core.Stats.Dropped[mq.DropNotAuthorized].Load(); n != 1 {
+		t.Errorf("%d drops for want of authorization, want 1", n)
+	}
 	r, err := p.QueryRoute(ctx, &pb.QueryRouteRequest{Topic: &pb.Resource{Name: "parent"}})
 	if err != nil {
 		t.Fatal(err)

@@ -17,22 +17,21 @@ func (c *conn) handle(f rocketmq.Frame, oversized bool) error {
 	}
 	c.srv.Stats.Requests[Remoting].Add(1)
 	code := rocketmq.RequestCode(c.cmd.Code)
-	isSend := code == rocketmq.SendMessage || code == rocketmq.SendMessageV2 || code == rocketmq.SendBatchMessage
-	switch {
-	case oversized && isSend:
-		err := refuse(tooLarge, "the request is larger than %d bytes (limits.packet-size)", c.srv.opt.BodySize)
-		c.srv.refused(Remoting, err)
-		c.refuse(f.Serialize, err)
-		return nil
-	case code == rocketmq.HeartBeat && (oversized || len(f.Body) > maxHeartbeat):
-		return fmt.Errorf("a heartbeat of over %d bytes", maxHeartbeat)
-	}
 	switch code {
 	case rocketmq.SendMessage, rocketmq.SendMessageV2, rocketmq.SendBatchMessage:
+		if oversized {
+			err := refuse(tooLarge, "the request is larger than %d bytes (limits.packet-size)", c.srv.opt.BodySize)
+			c.srv.refused(Remoting, err)
+			c.refuse(f.Serialize, err)
+			return nil
+		}
 		c.handleSend(code, f)
 	case rocketmq.GetRouteInfoByTopic:
 		c.handleRoute(f)
 	case rocketmq.HeartBeat:
+		if oversized || len(f.Body) > maxHeartbeat {
+			return fmt.Errorf("a heartbeat of over %d bytes", maxHeartbeat)
+		}
 		return c.handleHeartbeat(f)
 	case rocketmq.UnregisterClient:
 		c.handleUnregister(f)
@@ -105,7 +104,7 @@ func (c *conn) handleHeartbeat(f rocketmq.Frame) error {
 	c.mu.Lock()
 	c.client = h
 	c.mu.Unlock()
-	if c.check = (signedCommand{c.cmd.Ext, f.Body}); len(c.check.AccessKey()) > 0 {
+	if len(c.cmd.Ext.Get(rocketmq.KeyAccessKey)) > 0 {
 		_ = c.authenticate(f.Body) // who it is counts for large sends; the heartbeat is taken from anybody
 	}
 	if len(h.Consumers) > 0 && !c.warned {

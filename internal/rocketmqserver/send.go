@@ -75,12 +75,14 @@ func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*transl
 		return nil, errTransaction
 	}
 	if h.SysFlag&rocketmq.SysCompressed != 0 {
+		c.batch.Flush() // it may block
 		c.inflated = c.srv.inflating()
+		c.batch.Begin()
 	}
 	body, err := rocketmq.Inflate(c.body, f.Body, h.SysFlag, c.srv.opt.BodySize)
 	switch {
 	case errors.Is(err, rocketmq.ErrTooLarge), len(f.Body) > c.srv.opt.BodySize:
-		return nil, refuse(tooLarge, "the body is larger than %d bytes (limits.packet-size)", c.srv.opt.BodySize)
+		return nil, errBodySize(c.srv.opt.BodySize)
 	case err != nil:
 		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
 	}
@@ -111,7 +113,7 @@ func (c *conn) translateBatch(body []byte) ([]*translation, error) {
 			return nil, refuse(badMessage, "%v", err)
 		}
 		if n == maxBatch {
-			return nil, refuse(tooLarge, "a batch of more than %d messages; split it", maxBatch)
+			return nil, errBatch
 		}
 		t := c.part(n)
 		n++
