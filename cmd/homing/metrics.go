@@ -38,6 +38,7 @@ var (
 	descAccepted    = desc("connections_accepted_total", "Accepted connections.")
 	descRefused     = desc("connections_refused_total", "Refused connections.", "reason")
 	descTakenOver   = desc("connections_taken_over_total", "Connections replaced by another one with the same client ID.")
+	descUnsettled   = desc("takeovers_unsettled_total", "Takeovers that did not wait for all that the client had sent on its old connection.")
 	descBytes       = desc("bytes_total", "Bytes of MQTT connections.", "direction")
 	descPackets     = desc("packets_total", "MQTT packets.", "direction", "type")
 	descMessages    = desc("messages_total", "Messages: in as published, out as sent to targets, redeliveries included.", "direction", "kind", "qos")
@@ -87,6 +88,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descRefused, g.AuthFailed.Load(), "credentials")
 	count(descRefused, g.Refused.Load()-min(g.AuthFailed.Load(), g.Refused.Load()), "other")
 	count(descTakenOver, s.TakenOver.Load())
+	count(descUnsettled, g.Unsettled.Load())
 	count(descBytes, g.BytesIn.Load(), "in")
 	count(descBytes, g.BytesOut.Load(), "out")
 	for t := mqtt.CONNECT; t <= mqtt.AUTH; t++ {

@@ -39,6 +39,7 @@ type server struct {
 	rocketmq *rocketmqserver.Server // nil: off
 	api      *api.Server
 	bound    []listening
+	places   places
 }
 
 // listening is a listener that is open.
@@ -72,6 +73,7 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := s.listen(conf); err != nil {
 		return nil, err
 	}
+	s.places = newPlaces(log)
 	metrics := prometheus.NewRegistry()
 	if err := s.startCore(metrics); err != nil {
 		return nil, err
@@ -81,7 +83,7 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		&collector{s.core, s.mqtt, s.rocketmq, s.store})
-	s.api = api.New(api.Options{Metrics: metrics, Ready: func() error { return s.store.Admit(1) }, Log: log})
+	s.api = api.New(api.Options{Metrics: metrics, Ready: func() error { return s.store.Admit(1) }, Log: log, Places: s.places.http})
 	return s, nil
 }
 
@@ -132,7 +134,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
 		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
 		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8, HideRefusals: cfg.Auth.HideRefusals,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients,
 	})
 	return nil
 }
@@ -149,7 +151,7 @@ func (s *server) startRocketMQ(conf *tls.Config) (err error) {
 		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
 		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal),
 		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients,
 	})
 	return err
 }

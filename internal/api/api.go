@@ -8,11 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/homing-mq/homing/internal/gateway"
 )
 
 // Options configure a Server.
@@ -21,13 +24,16 @@ type Options struct {
 	// Ready returns why the server cannot take messages, or nil.
 	Ready func() error
 	Log   *slog.Logger
+	// Places are those for connections; nil: any number.
+	Places *gateway.Places
 }
 
 // Server answers /metrics, /healthz and /readyz.
 type Server struct {
-	http http.Server
-	log  *slog.Logger
-	wg   sync.WaitGroup
+	http      http.Server
+	admission gateway.Admission
+	log       *slog.Logger
+	wg        sync.WaitGroup
 }
 
 // New makes a server without listeners.
@@ -36,7 +42,13 @@ func New(opt Options) *Server {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(opt.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, opt.Ready()) })
+	if opt.Places == nil {
+		opt.Places = gateway.NewPlaces(0)
+	}
 	s := &Server{log: opt.Log}
+	s.admission = gateway.Admission{Limiter: opt.Places.Limiter(0, 0), Log: opt.Log, Refused: func(remote netip.AddrPort) {
+		opt.Log.Info("connection refused", "remote", remote.String(), "transport", "http", "reason", "connection limit reached")
+	}}
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(opt.Log.Handler(), slog.LevelDebug)}
 	return s
@@ -54,6 +66,7 @@ func answer(w http.ResponseWriter, err error) {
 
 // Serve answers requests from l until Shutdown.
 func (s *Server) Serve(l net.Listener) {
+	l = s.admission.Listen(context.Background(), l, gateway.NewAdmitted)
 	s.wg.Go(func() {
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("HTTP listener stopped", "error", err)

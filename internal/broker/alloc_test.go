@@ -75,6 +75,8 @@ func BenchmarkDirect(b *testing.B) {
 	}
 }
 
+func (l *sink) Settle() {}
+
 func (l *sink) Quiesce() {}
 
 func (l *sink) Takes(*mq.Message, Header) bool { return true }

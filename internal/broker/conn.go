@@ -63,6 +63,12 @@ type Conn interface {
 	// Close starts closing the connection and returns. The gateway calls
 	// Broker.Disconnect when it is closed, also then.
 	Close(reason CloseReason)
+	// Settle waits until what the client has sent on this connection up to now, as
+	// far as the server has received it, is handled: a client that comes back has
+	// sent it before. If it ends the connection, Broker.Disconnect has returned,
+	// too. The wait is bounded, also for a client that goes on sending, and there
+	// is none for one that is silent. No lock may be held.
+	Settle()
 	// Quiesce waits until no packet of a closing connection is being handled;
 	// none will be after.
 	Quiesce()

@@ -26,7 +26,7 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 // the store. batch must have nothing to flush; the caller flushes it after.
 // [MQTT-3.1.2-6] [MQTT-3.1.4-4] [MQTT3-3.1.2-4] [MQTT3-3.1.2-6] [MQTT3-3.1.4-2] [MQTT3-3.1.4-3]
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
-	s := b.acquire(req.ClientID)
+	s := b.acquireSettled(req.ClientID)
 	old := s.detach(batch)
 	// Else it ends with the connection before, or has ended [MQTT-4.1.0-2].
 	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > batch.now)
@@ -138,6 +138,21 @@ func (b *Broker) acquire(id string) *Session {
 		busy := s.busy
 		s.mu.Unlock()
 		<-busy
+	}
+}
+
+// acquireSettled is acquire for a connection that is about to take the place of
+// another: what the client has sent on that one comes first. Its farewell may be
+// in there, its acknowledgements, its last message.
+func (b *Broker) acquireSettled(id string) *Session {
+	for settled := Conn(nil); ; {
+		s := b.acquire(id)
+		if s.conn == nil || s.conn == settled {
+			return s
+		}
+		settled = s.conn
+		s.mu.Unlock()
+		settled.Settle()
 	}
 }
 

@@ -339,6 +339,8 @@ func (w *world) drainAll(d *device) {
 	}
 }
 
+func (l *link) Settle() {}
+
 func (l *link) Quiesce() {}
 
 func (l *link) Takes(*mq.Message, Header) bool { return true }

@@ -93,6 +93,8 @@ func (l *wire) Close(CloseReason) {
 	l.Flush(nil)
 }
 
+func (l *wire) Settle() {}
+
 func (l *wire) Quiesce() {}
 
 func (l *wire) take() (in []packet, acks []ackSent) {

@@ -430,5 +430,8 @@ func (l *lender) Flush(*Batch) {}
 // Close implements Conn: the store has failed; it is tried again.
 func (l *lender) Close(CloseReason) { l.stall() }
 
+// Settle implements Conn.
+func (l *lender) Settle() {}
+
 // Quiesce implements Conn.
 func (l *lender) Quiesce() {}

@@ -102,11 +102,11 @@ type Store struct {
 
 // Limits bound what clients may use.
 type Limits struct {
-	PacketSize            Size          `key:"packet-size" min:"1KiB" max:"256MiB" doc:"largest MQTT packet, before CONNECT is accepted 64KiB; and largest body of a RocketMQ message"`
+	PacketSize            Size          `key:"packet-size" min:"1KiB" max:"256MiB" doc:"largest MQTT packet, of CONNECT 640KiB; and largest body of a RocketMQ message"`
 	TopicLength           int           `key:"topic-length" min:"1" max:"65535" doc:"longest topic name in bytes"`
 	Inflight              int           `key:"inflight" min:"1" max:"65535" doc:"unacknowledged messages to a 3.1 or 3.1.1 client"`
 	ReceiveMaximum        int           `key:"receive-maximum" min:"1" max:"65535" doc:"unacknowledged messages from an MQTT 5 client, and sends under way of a RocketMQ connection"`
-	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT and of each RocketMQ protocol; 0: as many as file descriptors allow"`
+	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT and of each RocketMQ protocol; 0: as many as file descriptors allow, besides those the store needs"`
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ request to arrive"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`

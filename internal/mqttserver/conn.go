@@ -1,6 +1,7 @@
 package mqttserver
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -42,6 +43,7 @@ type conn struct {
 	srv *Server
 	nc  net.Conn
 	raw syscall.RawConn // nil: TLS or WebSocket, which cannot be read without waiting
+	in  *input
 
 	out     outbox
 	writeFn func(fd uintptr) bool // of the goroutine that made the outbox busy
@@ -79,6 +81,7 @@ type detail struct {
 	silence   *time.Timer // WebSocket: ends the connection when the keep alive time is over
 	departure broker.Departure
 	lingers   bool       // the client is to read a last packet
+	large     bool       // counts in Server.large
 	bridge    bool       // 3.x: gets no message of its own back, and RETAIN as published
 	login     *login     // nil: without enhanced authentication
 	aliasesTo *aliasesTo // nil: the client takes none
@@ -155,7 +158,7 @@ func (c *conn) ended(err error) {
 	case errors.Is(err, errClosing):
 	case errors.Is(err, errRejected):
 		c.more().lingers = true
-	case errors.As(err, &p) && !c.connected.Load() && p.Code == mqtt.CodePacketTooLarge && c.announcesV5():
+	case errors.As(err, &p) && !c.connected.Load() && (p.Code == mqtt.CodePacketTooLarge || p == errLargeConnects) && c.announcesV5():
 		var b broker.Batch
 		c.version = mqtt.V5
 		_ = c.reject(p.Code, p.Error(), &b)
@@ -218,6 +221,8 @@ func (c *conn) end() {
 	if c.sess != nil {
 		c.guard((*conn).leave)
 	}
+	c.in.end()
+	c.strangerNoMore()
 	if c.detail != nil && c.detail.lingers {
 		c.linger()
 	}
@@ -254,6 +259,26 @@ func (c *conn) leave() error {
 	c.srv.broker.Disconnect(c.sess, c, how, &b)
 	b.Flush()
 	return nil
+}
+
+// socket is what the connection is read from in the end.
+func (c *conn) socket() syscall.RawConn {
+	if c.raw != nil {
+		return c.raw
+	}
+	return c.inlet().raw
+}
+
+// inlet is the socket below TLS or WebSocket.
+func (c *conn) inlet() *inlet {
+	nc := c.nc
+	if ws, ok := nc.(*webSocketConn); ok {
+		return ws.inlet
+	}
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	return nc.(*inlet) // nothing else is started
 }
 
 // remote is the client's address.

@@ -3,7 +3,6 @@ package mqttserver
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"math"
 	"net"
@@ -258,7 +257,7 @@ func (c *conn) responseTopic(p *mqtt.Connect, id string) string {
 // reports whether it does [MQTT-3.1.2-24]. All but the response information says
 // what the client must know.
 func (c *conn) fitConnack(ack *mqtt.Connack) bool {
-	if int(c.maxPacket) >= 4*connectPacketSize { // its three long strings are at most 64 KiB each
+	if int(c.maxPacket) >= 4*65536 { // its three long strings are at most 64 KiB each
 		return true
 	}
 	size := func() int {
@@ -295,8 +294,8 @@ func (c *conn) setKeepAlive(seconds uint16) uint16 {
 // of which wakes a sleeping device.
 func (c *conn) probe() {
 	nc := c.nc
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
+	if c.transport == overTLS {
+		nc = c.inlet().Conn
 	}
 	if tcp, ok := nc.(*net.TCPConn); ok { // WebSocket listeners have it on
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: tcpIdle, Interval: tcpIdle, Count: 3})
@@ -316,4 +315,5 @@ func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b
 	c.w.connack.SessionPresent = sessionPresent // we are in the reader's call of Broker.Connect
 	c.send(mqtt.CONNACK, &c.w.connack, b)
 	c.connected.Store(true)
+	c.strangerNoMore()
 }

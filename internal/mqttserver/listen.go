@@ -1,11 +1,13 @@
 package mqttserver
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -30,19 +32,16 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 	s.listeners = append(s.listeners, l)
 	s.mu.Unlock()
 	s.wg.Go(func() {
-		for {
-			nc, err := gateway.Accept(s.ctx, l, s.log)
-			if err != nil {
-				return
-			}
+		s.admission(over).Serve(s.ctx, l, func(nc net.Conn, remote netip.AddrPort) {
 			if conf != nil {
-				nc = tls.Server(nc, conf)
+				nc = tls.Server(s.newInlet(nc), conf)
 			}
 			if err := s.start(nc, over); err != nil {
-				s.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "transport", over.String(), "reason", err.Error())
+				s.log.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", err.Error())
 				_ = nc.Close()
+				s.limiter.Leave(remote.Addr())
 			}
-		}
+		})
 	})
 }
 
@@ -58,6 +57,13 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 	over := overWS
 	if conf != nil {
 		over = overWSS
+	}
+	l = s.admission(over).Listen(s.ctx, l, func(nc net.Conn, leave func()) net.Conn {
+		i := s.newInlet(nc)
+		i.Conn = gateway.NewAdmitted(nc, leave)
+		return i
+	})
+	if conf != nil {
 		conf = conf.Clone()
 		conf.NextProtos = []string{"http/1.1"}
 		l = tls.NewListener(l, conf)
@@ -67,6 +73,12 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 	h := &http.Server{
 		Handler: mux, ReadHeaderTimeout: s.opt.ConnectTimeout, IdleTimeout: s.opt.ConnectTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			if t, ok := nc.(*tls.Conn); ok {
+				nc = t.NetConn()
+			}
+			return context.WithValue(ctx, inletKey{}, nc)
+		},
 	}
 	h.SetKeepAlivesEnabled(false) // there is nothing to ask for twice
 	s.mu.Lock()
@@ -96,11 +108,17 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, over transport)
 	if err != nil {
 		return // it has answered
 	}
-	nc := &webSocketConn{Conn: websocket.NetConn(s.ctx, ws, websocket.MessageBinary), remote: requestAddr{r.RemoteAddr}, ws: ws, wg: &s.wg}
+	nc := &webSocketConn{
+		Conn: websocket.NetConn(s.ctx, ws, websocket.MessageBinary), remote: requestAddr{r.RemoteAddr}, ws: ws, wg: &s.wg,
+		inlet: r.Context().Value(inletKey{}).(*inlet),
+	}
 	if err := s.start(nc, over); err != nil {
 		_ = ws.Close(websocket.StatusTryAgainLater, err.Error())
 	}
 }
+
+// inletKey is the key of the inlet in the context of a request.
+type inletKey struct{}
 
 func websocketProtocols(r *http.Request) (list []string) {
 	for _, h := range r.Header.Values("Sec-WebSocket-Protocol") {
@@ -116,6 +134,7 @@ func websocketProtocols(r *http.Request) (list []string) {
 type webSocketConn struct {
 	net.Conn
 	ws     *websocket.Conn
+	inlet  *inlet // what ws is made on
 	wg     *sync.WaitGroup
 	remote requestAddr
 }

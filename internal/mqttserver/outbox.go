@@ -19,6 +19,7 @@ type outbox struct {
 	busy    bool          // somebody writes; he looks at buf again when done
 	noted   bool          // in a batch that will flush
 	starved bool          // the core was refused: tell it when there is room
+	hurried bool          // the reader is not to pause any more
 	closing bool          // takes no more; closed for good once written
 	closed  bool          // closed: whatever comes is thrown away
 	paused  chan struct{} // the reader waits for it to be closed; nil: it does not wait
@@ -434,7 +435,7 @@ func (c *conn) overloaded() (closing, over bool) {
 	if c.version != mqtt.V5 {
 		over = over || c.srv.opt.Pause > 0 && int(c.unacked.Load()) >= c.srv.opt.Pause
 	}
-	return o.closing || o.closed, over
+	return o.closing || o.closed, over && !o.hurried
 }
 
 // pause blocks the reader while the connection is overloaded.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
@@ -149,11 +148,10 @@ func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 	for {
 		w := c.borrow()
 		dst := w.room(c.need(w))
-		n, err := syscall.Read(fd, dst)
+		c.srv.pass(c.in)
+		n, wait, err := c.in.receive(fd, dst)
 		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
+		case wait:
 			c.release()
 			return true, nil
 		case err != nil:
@@ -214,14 +212,48 @@ func (c *conn) need(w *worker) int {
 
 // readLimit is the maximum packet size: small until CONNECT is accepted.
 func (c *conn) readLimit() int {
-	if c.connected.Load() {
+	switch {
+	case c.connected.Load():
 		return c.srv.opt.PacketSize
+	case c.detail != nil && c.detail.large:
+		return min(connectPacketSize, c.srv.opt.PacketSize)
 	}
-	return min(connectPacketSize, c.srv.opt.PacketSize)
+	return min(usualConnectSize, c.srv.opt.PacketSize)
 }
 
-// connectPacketSize limits a CONNECT, bytes.
-const connectPacketSize = 64 << 10
+const (
+	// connectPacketSize limits a CONNECT, bytes: all its fields may be 65 535
+	// bytes long, with room for user properties.
+	connectPacketSize = 640 << 10
+	// usualConnectSize is what any stranger may send at any time, bytes.
+	usualConnectSize = 64 << 10
+	// largeConnects is how many strangers may send more at a time.
+	largeConnects = 64
+)
+
+var errLargeConnects = &mqtt.Error{Code: mqtt.CodeServerBusy, Text: "many clients send a CONNECT of over 64 KiB just now; try again"}
+
+// oversized looks at a packet over the limit. It returns nil if it is a CONNECT
+// that may be read on.
+func (c *conn) oversized(err error) error {
+	if c.connected.Load() || !errors.Is(err, mqtt.ErrTooLarge) || c.readLimit() >= min(connectPacketSize, c.srv.opt.PacketSize) {
+		return err
+	}
+	if c.srv.large.Add(1) > largeConnects {
+		c.srv.large.Add(-1)
+		return errLargeConnects
+	}
+	c.more().large = true
+	return nil
+}
+
+// strangerNoMore gives up what oversized has taken.
+func (c *conn) strangerNoMore() {
+	if c.detail != nil && c.detail.large {
+		c.detail.large = false
+		c.srv.large.Add(-1)
+	}
+}
 
 // process handles the whole packets in the worker's buffer and flushes.
 func (c *conn) process(w *worker, handle handler) error {
@@ -243,10 +275,13 @@ func (c *conn) process(w *worker, handle handler) error {
 	for {
 		first, body, n, _, err := mqtt.Split(w.buf[w.start:w.end], c.readLimit())
 		if err != nil {
-			return err
+			if err = c.oversized(err); err != nil {
+				return err
+			}
+			continue
 		}
 		if n == 0 {
-			return nil
+			return c.expected(w)
 		}
 		w.start += n
 		w.longLength = !mqtt.Shortest(n, len(body))
@@ -264,6 +299,15 @@ func (c *conn) process(w *worker, handle handler) error {
 			c.lastRead = clock() // what it has sent meanwhile is not read yet
 		}
 	}
+}
+
+// expected refuses what cannot become a CONNECT before all of it is there.
+// [MQTT-3.1.0-1] [MQTT3-3.1.0-1]
+func (c *conn) expected(w *worker) error {
+	if c.connected.Load() || w.start == w.end || c.detail != nil && c.detail.login != nil || mqtt.TypeOf(w.buf[w.start]) == mqtt.CONNECT {
+		return nil
+	}
+	return errNoConnect
 }
 
 // armKeepAlive sets the deadline by which the client must be heard.

@@ -2,7 +2,6 @@ package mqttserver
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,8 +36,12 @@ type Options struct {
 	ResponseTopic  string        // response information for a client, %c being its client ID; "": none
 	HideRefusals   bool          // 0x80 instead of 0x87 in acknowledgements
 	StrictUTF8     bool          // control characters and non-characters in names are malformed
-	Connections    int           // 0: as many as file descriptors allow
+	Connections    int           // 0: no limit but Places
 	PerAddress     int           // connections per remote address; 0: no limit
+
+	Places *gateway.Places // for the connections of the process; nil: any number
+
+	gate func(*input) // see Server.pass; nil but in tests
 }
 
 // Stats are the counters of the gateway.
@@ -48,6 +51,7 @@ type Stats struct {
 	Refused    atomic.Uint64 // CONNECTs answered with an error
 	AuthFailed atomic.Uint64
 	Panics     atomic.Uint64
+	Unsettled  atomic.Uint64 // takeovers that did not wait for all of the old connection's input
 	Workers    atomic.Int64  // read buffers in use: by connections with input, not by waiting ones
 	Blocked    atomic.Uint64 // writes that met a full socket
 	BytesIn    atomic.Uint64
@@ -66,60 +70,69 @@ type Server struct {
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
 
+	limiter *gateway.Limiter
+	large   atomic.Int32 // strangers with a large CONNECT under way
+
 	mu        sync.Mutex // guards the fields below
 	closing   bool
 	listeners []net.Listener
 	https     []*http.Server
 	conns     conn // head of the list of connections
-	count     int
-	perAddr   map[netip.Addr]int
 
 	wg sync.WaitGroup // listeners, connections and their writers
 }
 
 // New makes a gateway without listeners.
 func New(opt Options) *Server {
-	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, perAddr: make(map[netip.Addr]int)}
+	places := opt.Places
+	if places == nil {
+		places = gateway.NewPlaces(0)
+	}
+	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
 // Connections counts open connections, those without CONNECT included.
-func (s *Server) Connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.count
+func (s *Server) Connections() int { return s.limiter.Open() }
+
+// admission counts and logs the connections over transport that are refused.
+func (s *Server) admission(over transport) *gateway.Admission {
+	return &gateway.Admission{Limiter: s.limiter, Log: s.log, Refused: func(remote netip.AddrPort) {
+		s.Stats.Accepted.Add(1)
+		s.Stats.OverLimit.Add(1)
+		s.log.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", "connection limit reached")
+	}}
 }
 
-var errLimit = errors.New("connection limit reached")
-
-// start runs a new connection in a goroutine, unless a limit forbids it.
+// start runs a new connection in a goroutine.
 func (s *Server) start(nc net.Conn, over transport) error {
-	c := &conn{srv: s, nc: nc, transport: over, maxPacket: 1 << 30, version: mqtt.V311}
+	var c *conn
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		raw, err := tcp.SyscallConn()
 		if err != nil {
 			return err
 		}
-		c.raw = raw
+		both := &struct { // one piece of memory
+			conn
+			input
+		}{}
+		c = &both.conn
+		c.raw, c.in = raw, &both.input
 		c.writeFn = c.writeOnce
+	} else {
+		c = &conn{}
+	}
+	c.srv, c.nc, c.transport, c.maxPacket, c.version = s, nc, over, 1<<30, mqtt.V311
+	if c.in == nil {
+		c.in = &c.inlet().in
 	}
 	s.Stats.Accepted.Add(1)
-	addr := c.remote().Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.closing:
+	if s.closing {
 		return net.ErrClosed
-	case s.opt.Connections > 0 && s.count >= s.opt.Connections,
-		s.opt.PerAddress > 0 && s.perAddr[addr] >= s.opt.PerAddress:
-		s.Stats.OverLimit.Add(1)
-		return errLimit
-	}
-	s.count++
-	if s.opt.PerAddress > 0 {
-		s.perAddr[addr]++
 	}
 	c.next, c.prev = s.conns.next, &s.conns
 	c.next.prev, s.conns.next = c, c
@@ -130,14 +143,10 @@ func (s *Server) start(nc net.Conn, over transport) error {
 
 func (s *Server) remove(c *conn) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c.prev.next, c.next.prev = c.next, c.prev
-	s.count--
-	if s.opt.PerAddress > 0 {
-		addr := c.remote().Addr()
-		if s.perAddr[addr]--; s.perAddr[addr] == 0 {
-			delete(s.perAddr, addr)
-		}
+	s.mu.Unlock()
+	if c.transport == overTCP || c.transport == overTLS { // of the others the socket has the place
+		s.limiter.Leave(c.remote().Addr())
 	}
 }
 

@@ -473,7 +473,7 @@ func TestRefusedConnectIsClosed(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	s, addr := serve(t, func(o *Options) { o.PerAddress = 2; o.ConnectTimeout = time.Second })
+	s, addr := serve(t, func(o *Options) { o.PerAddress = 2; o.ConnectTimeout = 3 * time.Second })
 	connect(t, addr, "one", mqtt.V311)
 	silent := dial(t, addr, mqtt.V311)
 	third := dial(t, addr, mqtt.V311)

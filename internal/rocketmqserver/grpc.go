@@ -71,7 +71,7 @@ func (s *Server) ServeGRPC(l net.Listener) {
 	server := s.grpc.server
 	s.mu.Unlock()
 	s.wg.Go(func() {
-		if err := server.Serve(&grpcListener{l, s}); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := server.Serve(s.grpcListener(l)); err != nil && !errors.Is(err, net.ErrClosed) {
 			s.log.Error("RocketMQ gRPC listener stopped", "error", err)
 		}
 	})

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,32 +23,15 @@ import (
 const http2Greeting = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // grpcListener gives connections to a grpc.Server within the limits.
-type grpcListener struct {
-	net.Listener
-	srv *Server
-}
-
-// Accept implements net.Listener.
-func (l *grpcListener) Accept() (net.Conn, error) {
-	s := l.srv
-	for {
-		nc, err := gateway.Accept(s.ctx, l.Listener, s.log)
-		if err != nil {
-			return nil, err
-		}
+func (s *Server) grpcListener(l net.Listener) net.Listener {
+	return s.admission(GRPC, "rocketmq-grpc").Listen(s.ctx, l, func(nc net.Conn, leave func()) net.Conn {
 		s.Stats.Accepted[GRPC].Add(1)
-		c := &grpcConn{Conn: nc, srv: s, remote: addrOf(nc.RemoteAddr()).Addr()}
-		if s.limits[GRPC].enter(c.remote) {
-			if s.opens(c) {
-				return c, nil
-			}
-			_ = c.Close()
-			continue
+		c := &grpcConn{Conn: gateway.NewAdmitted(nc, leave), srv: s, remote: gateway.AddrOf(nc.RemoteAddr()).Addr()}
+		if !s.opens(c) {
+			_ = c.Close() // the library finds it closed
 		}
-		s.Stats.OverLimit[GRPC].Add(1)
-		s.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "transport", "rocketmq-grpc", "reason", "connection limit reached")
-		_ = nc.Close()
-	}
+		return c
+	})
 }
 
 // opens takes note of a connection whose handshake begins. It reports false when
@@ -77,7 +59,6 @@ type grpcConn struct {
 	net.Conn
 	srv    *Server
 	remote netip.Addr
-	once   sync.Once
 
 	greeting [len(http2Greeting)]byte // read to see what the client speaks
 	unread   []byte                   // the part of it that Read is to give back
@@ -110,13 +91,8 @@ func (c *grpcConn) SetDeadline(t time.Time) error {
 
 // Close implements net.Conn.
 func (c *grpcConn) Close() error {
-	err := net.ErrClosed
-	c.once.Do(func() {
-		err = c.Conn.Close()
-		c.srv.opened(c)
-		c.srv.limits[GRPC].leave(c.remote)
-	})
-	return err
+	c.srv.opened(c)
+	return c.Conn.Close()
 }
 
 // AuthType implements credentials.AuthInfo. Requests are signed, connections
@@ -188,7 +164,7 @@ func (c *grpcConn) noteFailure(err error) {
 	if c.greeting[0] == 0 && isFarewell(err) || c.srv.closing.Load() {
 		level = slog.LevelDebug
 	}
-	c.srv.log.Log(context.Background(), level, "RocketMQ connection closed", "remote", addrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", err)
+	c.srv.log.Log(context.Background(), level, "RocketMQ connection closed", "remote", gateway.AddrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", err)
 }
 
 // Clone implements credentials.TransportCredentials.

@@ -16,32 +16,19 @@ func (s *Server) ServeRemoting(l net.Listener, port uint16) {
 	s.listeners = append(s.listeners, l)
 	s.mu.Unlock()
 	s.wg.Go(func() {
-		for {
-			nc, err := gateway.Accept(s.ctx, l, s.log)
-			if err != nil {
-				return
-			}
-			s.start(nc, port)
-		}
+		s.admission(Remoting, "rocketmq").Serve(s.ctx, l, func(nc net.Conn, remote netip.AddrPort) { s.start(nc, remote, port) })
 	})
 }
 
-// start runs a new connection, unless a limit forbids it.
-func (s *Server) start(nc net.Conn, port uint16) {
+// start runs a new connection.
+func (s *Server) start(nc net.Conn, remote netip.AddrPort, port uint16) {
 	s.Stats.Accepted[Remoting].Add(1)
-	remote := addrOf(nc.RemoteAddr())
-	if !s.limits[Remoting].enter(remote.Addr()) {
-		s.Stats.OverLimit[Remoting].Add(1)
-		s.log.Info("connection refused", "remote", remote.String(), "transport", "rocketmq", "reason", "connection limit reached")
-		_ = nc.Close()
-		return
-	}
 	c := newConn(s, nc, remote)
-	c.local = netip.AddrPortFrom(addrOf(nc.LocalAddr()).Addr(), port)
+	c.local = netip.AddrPortFrom(gateway.AddrOf(nc.LocalAddr()).Addr(), port)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Load() {
-		s.limits[Remoting].leave(remote.Addr())
+		s.limits[Remoting].Leave(remote.Addr())
 		_ = nc.Close()
 		return
 	}
@@ -53,7 +40,7 @@ func (s *Server) remove(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-	s.limits[Remoting].leave(c.remote.Addr())
+	s.limits[Remoting].Leave(c.remote.Addr())
 }
 
 // consumers returns the IDs of the clients that have said they are consumers of

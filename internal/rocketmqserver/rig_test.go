@@ -204,7 +204,9 @@ func (d *device) nothing() {
 func (d *device) SendConnack(*broker.Session, bool, int, *broker.Batch) {}
 func (d *device) Takes(*mq.Message, broker.Header) bool                 { return true }
 func (d *device) Close(broker.CloseReason)                              {}
-func (d *device) Quiesce()                                              {}
+func (d *device) Settle()                                               {}
+
+func (d *device) Quiesce() {}
 
 func (d *device) SendPublish(m *mq.Message, h broker.Header, b *broker.Batch) broker.SendResult {
 	var props []string

@@ -43,8 +43,10 @@ type Options struct {
 	IdleTimeout time.Duration // a connection that sends nothing for so long is closed
 	FrameTime   time.Duration // how long one request, or a handshake, may take to arrive
 
-	Connections int // of each protocol; 0: as many as file descriptors allow
+	Connections int // of each protocol; 0: no limit but Places
 	PerAddress  int // of each protocol and remote address; 0: no limit
+
+	Places *gateway.Places // for the connections of the process; nil: any number
 }
 
 // Protocol is one of the two.
@@ -114,7 +116,7 @@ type Server struct {
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
 
-	limits [Protocols]limiter
+	limits [Protocols]*gateway.Limiter
 
 	mu        sync.Mutex // guards the fields below
 	listeners []net.Listener
@@ -130,8 +132,12 @@ func New(opt Options) (*Server, error) {
 	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
 	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}
 	s.opt = opt
+	places := opt.Places
+	if places == nil {
+		places = gateway.NewPlaces(0)
+	}
 	for p := range s.limits {
-		s.limits[p] = limiter{all: opt.Connections, perAddress: opt.PerAddress, addresses: make(map[netip.Addr]int)}
+		s.limits[p] = places.Limiter(opt.Connections, opt.PerAddress)
 	}
 	// An offset grows over restarts, too, as long as fewer than a thousand
 	// messages a millisecond come.
@@ -171,7 +177,7 @@ func (s *Server) inflating() (done func()) {
 }
 
 // Connections counts open connections.
-func (s *Server) Connections(p Protocol) int { return s.limits[p].count() }
+func (s *Server) Connections(p Protocol) int { return s.limits[p].Open() }
 
 // Refuse begins the end: no new connections, and sends are refused so that SDKs
 // send elsewhere. What was taken before may still wait for devices.
@@ -212,6 +218,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // errClosing refuses what comes while the server closes.
 var errClosing = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down; send again, it restarts or another one takes over"}
 
+// admission counts and logs the connections of a protocol that are refused.
+func (s *Server) admission(p Protocol, transport string) *gateway.Admission {
+	return &gateway.Admission{Limiter: s.limits[p], Log: s.log, Refused: func(remote netip.AddrPort) {
+		s.Stats.Accepted[p].Add(1)
+		s.Stats.OverLimit[p].Add(1)
+		s.log.Info("connection refused", "remote", remote.String(), "transport", transport, "reason", "connection limit reached")
+	}}
+}
+
 // parentTopic is the MQTT parent topic of a RocketMQ topic: what stands behind
 // its namespace, "MQ_INST_x%" for example, unless that is to be kept.
 func (s *Server) parentTopic(topic []byte) ([]byte, error) {
@@ -229,54 +244,4 @@ func (s *Server) parentTopic(topic []byte) ([]byte, error) {
 		return nil, refuse(noTopic, "topic %q is not in the server's list of parent topics (topics)", clip(topic))
 	}
 	return topic, nil
-}
-
-// limiter counts connections of one protocol.
-type limiter struct {
-	all, perAddress int // 0: no limit
-
-	mu        sync.Mutex
-	open      int
-	addresses map[netip.Addr]int
-}
-
-// enter reports whether there may be one more connection from an address; then
-// leave must follow.
-func (l *limiter) enter(a netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.all > 0 && l.open >= l.all || l.perAddress > 0 && l.addresses[a] >= l.perAddress {
-		return false
-	}
-	l.open++
-	if l.perAddress > 0 {
-		l.addresses[a]++
-	}
-	return true
-}
-
-func (l *limiter) leave(a netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
-	if l.perAddress == 0 {
-		return
-	}
-	if l.addresses[a]--; l.addresses[a] == 0 {
-		delete(l.addresses, a)
-	}
-}
-
-func (l *limiter) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.open
-}
-
-func addrOf(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
 }

@@ -1,0 +1,125 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// AddrOf is the address of one end of a TCP connection; the zero value for
+// others.
+func AddrOf(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// Admission lets connections in within the limits.
+type Admission struct {
+	Limiter *Limiter
+	Log     *slog.Logger
+	// Refused is told of each connection that got no place. It is closed then.
+	Refused func(remote netip.AddrPort)
+}
+
+// Serve gives each connection of l that gets a place to start, which must not
+// block and gives the place back by Limiter.Leave. It returns when l is closed,
+// or ctx ends, and nobody waits for a place any more: one that waits does not
+// hold up others.
+func (a *Admission) Serve(ctx context.Context, l net.Listener, start func(nc net.Conn, remote netip.AddrPort)) {
+	ctx, cancel := context.WithCancel(ctx)
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer cancel()
+	for {
+		nc, err := Accept(ctx, l, a.Log)
+		if err != nil {
+			return
+		}
+		remote := AddrOf(nc.RemoteAddr())
+		if a.Limiter.Enter(remote.Addr()) {
+			start(nc, remote)
+			continue
+		}
+		waiting.Go(func() {
+			if a.Limiter.Await(ctx, remote.Addr()) {
+				start(nc, remote)
+				return
+			}
+			a.Refused(remote)
+			_ = nc.Close()
+		})
+	}
+}
+
+// Listen returns a listener for libraries that accept for themselves: it has the
+// connections of l that got a place, as wrap makes them. leave gives the place
+// back; it is called once, when the connection is closed. The listener ends when
+// it or l is closed, or ctx ends.
+func (a *Admission) Listen(ctx context.Context, l net.Listener, wrap func(nc net.Conn, leave func()) net.Conn) net.Listener {
+	ctx, cancel := context.WithCancel(ctx)
+	al := &admittedListener{Listener: l, conns: make(chan net.Conn), ended: ctx.Done(), end: cancel, served: make(chan struct{})}
+	go func() {
+		defer close(al.served)
+		defer cancel()
+		a.Serve(ctx, l, func(nc net.Conn, remote netip.AddrPort) {
+			c := wrap(nc, func() { a.Limiter.Leave(remote.Addr()) })
+			select {
+			case al.conns <- c:
+			case <-ctx.Done():
+				_ = c.Close()
+			}
+		})
+	}()
+	return al
+}
+
+type admittedListener struct {
+	net.Listener
+	conns  chan net.Conn
+	ended  <-chan struct{}
+	end    func()
+	served chan struct{} // closed when no goroutine is left
+}
+
+// Accept implements net.Listener.
+func (l *admittedListener) Accept() (net.Conn, error) {
+	select {
+	case nc := <-l.conns:
+		return nc, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (l *admittedListener) Close() error {
+	err := l.Listener.Close()
+	l.end()
+	<-l.served
+	return err
+}
+
+// admitted is a connection that gives its place back when it is closed.
+type admitted struct {
+	net.Conn
+	leave func()
+	once  sync.Once
+}
+
+// NewAdmitted makes one of what Admission.Listen gives to its wrap.
+func NewAdmitted(nc net.Conn, leave func()) net.Conn { return &admitted{Conn: nc, leave: leave} }
+
+// Close implements net.Conn.
+func (c *admitted) Close() error {
+	err := net.ErrClosed
+	c.once.Do(func() {
+		err = c.Conn.Close()
+		c.leave()
+	})
+	return err
+}

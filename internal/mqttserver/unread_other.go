@@ -1,0 +1,14 @@
+//go:build !linux
+
+package mqttserver
+
+import "golang.org/x/sys/unix"
+
+// unreadBytes is how many bytes lie in a socket.
+func unreadBytes(fd int) int {
+	n, _ := unix.IoctlGetInt(fd, fionread) // of a socket it has no error
+	return n
+}
+
+// fionread is FIONREAD of the BSDs and of macOS.
+const fionread = 0x4004667f
