@@ -59,7 +59,7 @@ func (b *Broker) Pubrec(s *Session, conn Conn, pid uint16, refused bool, batch *
 	case e.flags&mq.FlagReceived == 0:
 		e.flags |= mq.FlagReceived
 		s.b.submitted(1)
-		s.b.store.Submit(mq.Op{Kind: mq.OpReceived, Inbox: s.inbox, Seq: e.seq, Owner: s, Token: uint64(monotonic())})
+		s.change(mq.Op{Kind: mq.OpReceived, Inbox: s.inbox, Seq: e.seq, Owner: s, Token: uint64(monotonic())})
 	default: // a second PUBREC
 		conn.SendAck(Pubrel, pid, mq.OK, batch)
 	}

@@ -148,8 +148,17 @@ func (b *Broker) wait(ops ...mq.Op) error {
 	return err
 }
 
-// showed notes that what was submitted up to a time shows in the store: ops are
-// applied in the order submitted.
+// change submits an op that removes or changes a stored entry of the session.
+// Until confirmed, the store may show the entry as it was: nobody sends, counts
+// or expires by what it shows. s is locked.
+func (s *Session) change(op mq.Op) {
+	s.b.store.Submit(op)
+	s.changedAt = monotonic() // after, see confirmed
+}
+
+// showed notes that what was submitted before a time shows in the store: ops are
+// applied in the order submitted. The time was taken before the op that is done
+// was submitted.
 func (b *Broker) showed(at int64) {
 	for {
 		old := b.applied.Load()
@@ -159,10 +168,12 @@ func (b *Broker) showed(at int64) {
 	}
 }
 
-// confirmed reports whether every entry that was forgotten is gone from the
-// store. The margin is for the time between taking a time and submitting.
+// confirmed reports whether the store shows every change. It is exact, however
+// long goroutines pause: changedAt is a time after Submit, what it is compared
+// with one before, so if the first is earlier, then the change is in front of an
+// op that is done.
 func (s *Session) confirmed() bool {
-	return s.forgotAt == 0 || s.forgotAt < s.b.applied.Load()-1000
+	return s.changedAt == 0 || s.changedAt < s.b.applied.Load()
 }
 
 // Drain is the beginning of the end, while connections are still there. It stores

@@ -375,7 +375,7 @@ func (s *Session) forgetSession(batch *Batch) error {
 	s.subs, s.claims, s.sentTo, s.special = nil, nil, 0, 0
 	s.life++
 	s.loaded = true
-	clearing := s.count > 0
+	clearing := s.count > 0 || s.rank() == 0 && !s.confirmed() // a group looks at the store as soon as it is made again
 	op := mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1}
 	hadMeta, before := s.metaSet, s.count
 	s.mu.Unlock()

@@ -430,10 +430,9 @@ func (s *Session) firstKept() *queued {
 
 // forget removes an entry from the store.
 func (s *Session) forget(seq uint64, size int) {
-	s.forgotAt = monotonic()
 	s.count--
 	s.bytes -= int64(size)
-	s.b.store.Submit(mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: seq})
+	s.change(mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: seq})
 }
 
 func codeOf(err error) mq.Code {

@@ -18,8 +18,10 @@ type registry struct {
 type shard struct {
 	mu       sync.RWMutex
 	sessions map[string]*Session
-	subs     sync.Mutex // held while stored subscriptions of one of them change
-	_        [24]byte   // keep neighbours off the cache line
+	// changedAt is the latest Session.changedAt of those that were evicted.
+	changedAt int64
+	subs      sync.Mutex // held while stored subscriptions of one of them change
+	_         [16]byte   // keep neighbours off the cache line
 }
 
 func (r *registry) init() {
@@ -83,7 +85,9 @@ func (b *Broker) newSession(id string) *Session {
 		return s
 	}
 	s := &Session{id: id, b: b, receiveMax: 1, traffic: &noTraffic}
-	s.open()
+	if s.open(); s.inbox != mq.NoInbox {
+		s.changedAt = sh.changedAt // it may be the one that was evicted
+	}
 	sh.sessions[id] = s
 	return s
 }
@@ -103,6 +107,7 @@ func (s *Session) evictIdle() {
 	if gone {
 		s.dead = true
 		delete(sh.sessions, s.id)
+		sh.changedAt = max(sh.changedAt, s.changedAt)
 	}
 	if gone && s.expiring != nil {
 		s.b.expiries.remove(s.expiring)

@@ -49,9 +49,9 @@ type Session struct {
 
 	deadline int64  // Unix ms when an offline session ends; 0: not set
 	expiring *timer // in Broker.expiries; nil: none
-	// forgotAt is when an entry was last removed from the store, lazily: shortly
-	// after, the store may still show it. monotonic time, microseconds; 0: never.
-	forgotAt int64
+	// changedAt is when an op that removes or changes a stored entry was last
+	// submitted; see change. monotonic time, microseconds; 0: never.
+	changedAt int64
 
 	nextSeq uint64 // of the next message
 	cursor  uint64 // everything up to here was sent on this connection, or is gone
