@@ -14,7 +14,7 @@ type sink struct {
 	pid  uint16
 }
 
-func (l *sink) SendConnack(s *Session, _ bool, _ int, _ *Batch) { l.sess = s }
+func (l *sink) SendConnack(s *Session, _ bool, _ *Batch) { l.sess = s }
 func (l *sink) SendPublish(_ *mq.Message, h Header, _ *Batch) SendResult {
 	l.pid = h.PacketID
 	return Sent

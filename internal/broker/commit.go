@@ -50,34 +50,20 @@ func (s *Session) committed(op *mq.Op, err error, b *Batch) {
 	switch op.Kind {
 	case mq.OpPut:
 		s.putDone(op, err, b)
-	case mq.OpReceived, mq.OpRelease:
-		s.noteDone(op, err, b)
+	case mq.OpReceived:
+		s.receivedDone(op, err, b)
+	case mq.OpRelease:
+		s.freed(op.Token, err, b)
 	}
 	s.unlock()
 }
 
-// noteDone goes on with a QoS 2 exchange whose state is in the store.
-func (s *Session) noteDone(op *mq.Op, err error, b *Batch) {
-	if op.Kind == mq.OpRelease && err == nil {
-		by := s.claims[op.PacketID].releasing // nil too if there is no claim
-		if by == nil || uint32(op.Token) != s.life {
-			return // of a session that has ended
-		}
-		delete(s.claims, op.PacketID)
-		if by != s.conn {
-			return // the new connection sends its PUBREL yet, and is answered then
-		}
-	}
-	if c, ok := s.claims[op.PacketID]; ok && op.Kind == mq.OpRelease && err != nil && uint32(op.Token) == s.life {
-		c.releasing = nil // so that the next PUBREL tries again
-		s.claims[op.PacketID] = c
-	}
+// receivedDone sends PUBREL when the store has noted the PUBREC.
+func (s *Session) receivedDone(op *mq.Op, err error, b *Batch) {
 	switch {
 	case s.conn == nil:
 	case err != nil:
 		b.lose(s.conn)
-	case op.Kind == mq.OpRelease:
-		s.conn.SendAck(Pubcomp, op.PacketID, mq.OK, b)
 	default:
 		if e := s.win.findSeq(op.Seq); e != nil && e.state != acked {
 			e.flags |= mq.FlagReceived // the entry may be of a later connection

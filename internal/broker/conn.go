@@ -34,6 +34,7 @@ const (
 	Pubrec
 	Pubrel
 	Pubcomp
+	PubcompUnknown // PUBCOMP that says that the identifier is not known: its message was refused
 )
 
 // CloseReason says why the core wants a connection closed.
@@ -51,8 +52,7 @@ const (
 // locked, from any goroutine. They note the connection in b.
 type Conn interface {
 	// SendConnack accepts the connection for s. Nothing else is sent before.
-	// claims is how many QoS 2 publishes of the client wait for its PUBREL.
-	SendConnack(s *Session, sessionPresent bool, claims int, b *Batch)
+	SendConnack(s *Session, sessionPresent bool, b *Batch)
 	// SendPublish sends m. m and what h refers to are borrowed for the call.
 	SendPublish(m *mq.Message, h Header, b *Batch) SendResult
 	// Takes reports whether m is within the client's maximum packet size.

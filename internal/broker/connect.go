@@ -110,7 +110,7 @@ func (s *Session) hasMeta(expiry uint32) bool { return s.metaSet && !s.metaMore 
 
 // claimed reports whether the client has QoS 2 claims, in memory or stored.
 func (s *Session) claimed() bool {
-	return len(s.claims) > 0 || s.inbox != mq.NoInbox && len(s.b.store.Claims(s.inbox)) > 0
+	return s.sender.Load().holds() || s.inbox != mq.NoInbox && len(s.b.store.Claims(s.inbox)) > 0
 }
 
 // catchUp waits, if that can matter, until the store shows what was
@@ -173,6 +173,9 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 		s.loadClaims()
 	}
 	s.loaded = true
+	if sd := s.sender.Load(); sd != nil {
+		sd.reconnect()
+	}
 	s.rewind()
 	s.recount()
 	if s.count == 0 {
@@ -183,16 +186,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	}
 	s.b.Stats.Connected.Add(1)
 	s.arrive()
-	req.Conn.SendConnack(s, resume, len(s.claims), b)
-}
-
-func (s *Session) loadClaims() {
-	if s.inbox == mq.NoInbox {
-		return
-	}
-	for _, pid := range s.b.store.Claims(s.inbox) {
-		s.setClaim(pid, claim{done: true})
-	}
+	req.Conn.SendConnack(s, resume, b)
 }
 
 // detach ends the session's connection, if any, and returns it. What was sent
@@ -372,7 +366,8 @@ func (s *Session) forgetSession(batch *Batch) error {
 	if s.traffic != &noTraffic {
 		s.owed = nil
 	}
-	s.subs, s.claims, s.sentTo, s.special = nil, nil, 0, 0
+	s.subs, s.sentTo, s.special = nil, 0, 0
+	s.sender.Store(nil)
 	s.life++
 	s.loaded = true
 	clearing := s.count > 0 || s.rank() == 0 && !s.confirmed() // a group looks at the store as soon as it is made again

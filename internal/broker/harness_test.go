@@ -116,7 +116,7 @@ type ackSent struct {
 	code mq.Code
 }
 
-func (l *link) SendConnack(s *Session, _ bool, _ int, _ *Batch) { l.sess = s }
+func (l *link) SendConnack(s *Session, _ bool, _ *Batch) { l.sess = s }
 
 func (l *link) SendPublish(m *mq.Message, h Header, _ *Batch) SendResult {
 	l.mu.Lock()

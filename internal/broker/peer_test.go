@@ -40,7 +40,7 @@ type wire struct {
 	wake    chan struct{} // capacity 1; nil: nobody waits
 }
 
-func (l *wire) SendConnack(s *Session, present bool, _ int, _ *Batch) { l.sess, l.present = s, present }
+func (l *wire) SendConnack(s *Session, present bool, _ *Batch) { l.sess, l.present = s, present }
 
 func (l *wire) SendPublish(m *mq.Message, h Header, b *Batch) SendResult {
 	l.mu.Lock()

@@ -2,94 +2,225 @@ package broker
 
 import "github.com/homing-mq/homing/internal/mq"
 
+// QoS2Publish is what a PUBLISH with QoS 2 says besides its message.
+type QoS2Publish struct {
+	Conn     Conn // that it came on
+	PacketID uint16
+	Dup      bool
+	// Room is how many identifiers may be open on the connection: Receive
+	// Maximum without what else is under way.
+	Room int
+}
+
+// ClaimResult says what a PUBLISH with QoS 2 was taken for.
+type ClaimResult uint8
+
+// The results of PublishQoS2.
+const (
+	ClaimNew      ClaimResult = iota // a message
+	ClaimRepeated                    // one that the server has already: it is not published again
+	ClaimReused                      // another message, with an identifier that the client has in use on this connection
+	ClaimReplaced                    // the same, in use since a connection before: the client has lost its state
+	ClaimOver                        // too much at once; nothing was done
+)
+
 // PublishQoS2 is Publish for a QoS 2 message of an MQTT client. The packet
-// identifier is claimed until PUBREL: the same one again is answered, and
-// delivers nothing [MQTT-4.3.3-10]. PUBREC goes to the connection the session
-// then has.
-//
-// With room false a new identifier is over the receive maximum: nothing is done,
-// and ok is false. fresh tells that the identifier is new, answered that a
-// PUBREC was or will be sent for this very PUBLISH.
+// identifier is claimed until PUBREL: the same message again is answered, and
+// delivers nothing [MQTT-4.3.3-10]. Another message with the identifier takes
+// its place; ADR 009 says how they are told apart. Each PUBLISH is answered with
+// one PUBREC, on the connection it came on.
 // [MQTT-4.3.3-8] [MQTT3-4.3.3-2]
-func (b *Broker) PublishQoS2(src Source, m *mq.Message, pid uint16, room bool, batch *Batch) (fresh, answered, ok bool) {
-	s := src.Session
+func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Batch) ClaimResult {
+	s, pid, hash := src.Session, p.PacketID, b.fingerprint(m)
 	s.mu.Lock()
-	if c, ok := s.claims[pid]; ok {
-		if c.done && s.conn != nil {
-			s.conn.SendAck(Pubrec, pid, c.code, batch)
+	sd := s.sending()
+	on := uint32(0) // a connection that was taken over: nobody is to be answered
+	if s.conn == p.Conn {
+		on = sd.conn
+	}
+	old, claimed := sd.claims[pid]
+	if claimed && old.repeats(hash, p.Dup) {
+		defer s.mu.Unlock()
+		return s.repeat(sd, pid, old, hash, on, batch)
+	}
+	if int(sd.open.Load()) >= p.Room {
+		s.mu.Unlock()
+		return ClaimOver
+	}
+	result := ClaimNew
+	if claimed {
+		switch {
+		case old.relOn != 0:
+		case old.on == on:
+			result = ClaimReused
+		default:
+			result = ClaimReplaced
 		}
-		s.mu.Unlock()
-		return false, c.done, true
+		sd.displace(pid, s.token(pid, old.gen))
 	}
-	if !room {
-		s.mu.Unlock()
-		return false, false, false
+	c := claim{hash: hash, on: on, gen: s.newGen(sd, pid), before: claimed && (old.before || s.persistent())}
+	if on != 0 {
+		c.pubrecs = 1
 	}
-	s.setClaim(pid, claim{})
-	d := &delivery{m: m, origin: s, token: uint64(s.life)<<16 | uint64(pid)}
+	sd.put(pid, c)
+	d := &delivery{m: m, origin: s, token: s.token(pid, c.gen)}
 	if s.persistent() {
 		d.along = mq.Op{Kind: mq.OpClaim, Inbox: s.box(), PacketID: pid}
 	}
 	s.mu.Unlock()
 	b.publish(src, d, batch)
-	return true, true, true
+	return result
 }
 
-func (s *Session) setClaim(pid uint16, c claim) {
-	if s.claims == nil {
-		s.claims = make(map[uint16]claim)
+// repeat takes a PUBLISH of a message that is claimed. s is locked.
+func (s *Session) repeat(sd *sender, pid uint16, c claim, hash uint64, on uint32, b *Batch) ClaimResult {
+	if c.hash == unknownMessage {
+		c.hash = hash
 	}
-	s.claims[pid] = c
+	if on != c.on && on != 0 {
+		c.on, c.pubrecs = on, 0
+	}
+	if on != 0 {
+		if c.pubrecs == maxRepeats {
+			return ClaimOver
+		}
+		c.pubrecs++
+	}
+	if c.stage == safe || c.stage == releasing {
+		s.sendPubrecs(sd, pid, &c, b)
+	}
+	sd.put(pid, c)
+	return ClaimRepeated
 }
 
-// Complete answers a QoS 2 publish of this session. A refusal frees the packet
-// identifier at once [MQTT-4.3.3-9].
+// sendPubrecs sends the PUBRECs that a claim owes to the present connection. sd
+// is the session's, which is locked.
+func (s *Session) sendPubrecs(sd *sender, pid uint16, c *claim, b *Batch) {
+	for ; c.pubrecs > 0; c.pubrecs-- {
+		if s.conn != nil && c.on == sd.conn {
+			s.conn.SendAck(Pubrec, pid, c.code, b)
+		}
+	}
+}
+
+// answerAll sends all that an ended claim owes to the present connection. sd is
+// the session's, which is locked.
+func (s *Session) answerAll(sd *sender, pid uint16, c *claim, b *Batch) {
+	s.sendPubrecs(sd, pid, c, b)
+	kind := Pubcomp
+	if !taken(c.code) {
+		kind = PubcompUnknown
+	}
+	for ; c.pubcomps > 0; c.pubcomps-- {
+		if s.conn != nil && c.relOn == sd.conn {
+			s.conn.SendAck(kind, pid, mq.OK, b)
+		}
+	}
+}
+
+// taken reports whether PUBREC with the code says that the server has the
+// message. Any other one frees the packet identifier [MQTT-4.3.3-9].
+func taken(code mq.Code) bool { return code == mq.OK || code == mq.NoTarget }
+
+// Complete answers a QoS 2 publish of this session.
 func (s *Session) Complete(token uint64, code mq.Code, b *Batch) {
-	pid := uint16(token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, ok := s.claims[pid]
-	if !ok || c.done || uint32(token>>16) != s.life {
+	sd, c, displaced, ok := s.claimOf(token)
+	if !ok || c.stage != publishing {
 		return // the session ended meanwhile
 	}
-	if code == mq.OK || code == mq.NoTarget {
-		s.claims[pid] = claim{done: true, code: code}
-	} else {
-		delete(s.claims, pid)
-	}
-	if s.conn != nil {
-		s.conn.SendAck(Pubrec, pid, code, b)
+	pid := uint16(token)
+	c.code = code
+	switch {
+	case displaced:
+		sd.remove(token)
+		s.answerAll(sd, pid, &c, b)
+	case taken(code):
+		c.stage = safe
+		s.sendPubrecs(sd, pid, &c, b)
+		if sd.put(pid, c); c.relOn != 0 {
+			s.free(sd, pid, c, releasing, b)
+		}
+	case c.before: // or it would come back with the next start, and swallow a message
+		s.free(sd, pid, c, refusing, b)
+	default:
+		sd.remove(token)
+		s.answerAll(sd, pid, &c, b)
 	}
 }
 
 // Pubrel takes the PUBREL of a client that has sent a QoS 2 message. PUBCOMP
-// follows when the store has forgotten the identifier: otherwise the next
-// message with it could be taken for a duplicate after a crash. It reports
-// false if the identifier is unknown; the gateway answers with PUBCOMP 0x92.
+// follows when the message is safe, or refused, and the store has forgotten the
+// identifier: otherwise the next message with it could be taken for a duplicate
+// after a crash. Each PUBREL is answered once, but for AckUnknown: the gateway
+// answers that with PUBCOMP 0x92.
 // [MQTT-4.3.3-11] [MQTT-4.3.3-12] [MQTT3-4.3.3-2]
 // [MQTT-4.3.3-13]
-func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) bool {
+func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) AckResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != conn {
-		return true
+		return AckTaken
 	}
-	c, ok := s.claims[pid]
-	switch {
-	case !ok:
-		return false
-	case c.releasing != nil: // it is sent again, on a new connection
-		c.releasing = conn
-		s.claims[pid] = c
-		return true
-	case s.persistent():
-		c.releasing = conn
-		s.claims[pid] = c
-		b.submitted(1)
-		b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s, Token: uint64(s.life)})
-		return true
+	sd := s.sender.Load()
+	if sd == nil {
+		return AckUnknown
 	}
-	delete(s.claims, pid)
-	conn.SendAck(Pubcomp, pid, mq.OK, batch)
-	return true
+	c, ok := sd.claims[pid]
+	if !ok {
+		return AckUnknown
+	}
+	if c.relOn != sd.conn { // else it is sent again
+		c.relOn, c.pubcomps = sd.conn, 0
+	}
+	if c.pubcomps == maxRepeats {
+		return AckMisplaced
+	}
+	c.pubcomps++
+	if sd.put(pid, c); c.stage == safe {
+		s.free(sd, pid, c, releasing, batch)
+	}
+	return AckTaken
+}
+
+// free ends a claim, and answers when the store has forgotten it. s is
+// locked.
+func (s *Session) free(sd *sender, pid uint16, c claim, how stage, b *Batch) {
+	token := s.token(pid, c.gen)
+	if !s.persistent() && !c.before {
+		sd.remove(token)
+		s.answerAll(sd, pid, &c, b)
+		return
+	}
+	c.stage = how
+	sd.put(pid, c)
+	s.b.submitted(1)
+	s.b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s, Token: token})
+}
+
+// freed goes on when the store has forgotten an identifier, or cannot. s is
+// locked.
+func (s *Session) freed(token uint64, err error, b *Batch) {
+	sd, c, displaced, ok := s.claimOf(token)
+	if !ok || c.stage != releasing && c.stage != refusing {
+		return // of a session that has ended
+	}
+	if err == nil || displaced {
+		sd.remove(token)
+	}
+	if err == nil {
+		s.answerAll(sd, uint16(token), &c, b)
+		return
+	}
+	if !displaced {
+		if c.stage == refusing { // the store has it for a message that the client has forgotten
+			c.hash, c.code = noMessage, mq.OK
+		}
+		c.stage, c.relOn, c.pubrecs, c.pubcomps = safe, 0, 0, 0 // so that the next PUBREL tries again
+		sd.put(uint16(token), c)
+	}
+	if s.conn != nil {
+		b.lose(s.conn)
+	}
 }

@@ -38,12 +38,12 @@ func (h *hook) Read(in mq.Inbox, after, to uint64, n int, dst []mq.Entry, buf []
 	return a, b, c
 }
 
-func (w *world) pub2(d *device, topic string, n int, pid uint16) (fresh, answered bool) {
+func (w *world) pub2(d *device, topic string, n int, pid uint16) ClaimResult {
 	w.batch.Begin()
+	defer w.batch.Flush()
 	m := message(topic, 1, n, 2, true)
-	fresh, answered, _ = w.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: d.sess}, m, pid, true, &w.batch)
-	w.batch.Flush()
-	return
+	p := QoS2Publish{Conn: d.link, PacketID: pid, Room: 65535}
+	return w.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: d.sess}, m, p, &w.batch)
 }
 
 // claims come back from the dead after a crash.
@@ -59,10 +59,10 @@ func TestLoseReleaseAll(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	w.crash(0)
 	w.connect(s, false)
-	fresh, answered := w.pub2(s, "a/p2p/dev", 2, 1)
+	result := w.pub2(s, "a/p2p/dev", 2, 1)
 	w.settle()
 	_, _, acks := s.link.take()
-	t.Log("fresh", fresh, "answered", answered, "acks", acks)
+	t.Log("result", result, "acks", acks)
 	d := &device{id: "dev", window: 10}
 	w.connect(d, true)
 	w.drainAll(d)
@@ -258,7 +258,7 @@ func TestStallRelease(t *testing.T) {
 	w.settle()
 	rel := func() (acks []ackSent) {
 		w.batch.Begin()
-		if !w.b.Pubrel(s.sess, s.link, 1, &w.batch) {
+		if w.b.Pubrel(s.sess, s.link, 1, &w.batch) == AckUnknown {
 			t.Log("unknown id: 0x92")
 		}
 		w.batch.Flush()

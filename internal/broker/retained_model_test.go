@@ -92,7 +92,7 @@ func (w *retainedWorld) put() {
 	p := w.sender
 	p.batch.Begin()
 	m := &mq.Message{Topic: []byte(topic), Payload: []byte(k.text), QoS: 2, Retain: true}
-	w.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: p.wire.sess}, m, uint16(k.n), true, &p.batch)
+	w.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: p.wire.sess}, m, QoS2Publish{Conn: p.wire, PacketID: uint16(k.n), Room: 65535}, &p.batch)
 	p.batch.Flush()
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/homing-mq/homing/internal/mq"
 )
@@ -66,8 +67,9 @@ type Session struct {
 	// sessions are idle, and half of their memory would be this.
 	*traffic
 
-	subs   map[string]mq.Subscription
-	claims map[uint16]claim // QoS 2 identifiers this client, as a sender, has not released
+	subs map[string]mq.Subscription
+
+	sender atomic.Pointer[sender] // nil: has sent no QoS 2 message; set with mu held
 }
 
 // traffic is the part of a session that only one with messages needs.
@@ -108,15 +110,6 @@ func (s *Session) disown() {
 // NeverExpires is the session expiry interval of a session that does not end
 // [MQTT-3.1.2-23].
 const NeverExpires = 0xFFFFFFFF
-
-// claim is the state of a QoS 2 publish of this client.
-type claim struct {
-	done bool // PUBREC was or may be sent
-	code mq.Code
-	// releasing is the connection that has sent PUBREL, the last time: PUBCOMP
-	// follows on it when the store has forgotten the claim. nil: none has.
-	releasing Conn
-}
 
 // ClientID returns the client ID. It does not change.
 func (s *Session) ClientID() string { return s.id }
@@ -193,5 +186,5 @@ func (s *Session) lender() *lender {
 
 // idle reports whether nothing is lost by evicting the session.
 func (s *Session) idle() bool {
-	return s.conn == nil && !s.exists && s.busy == nil && s.tail.n == 0 && !s.pumping && !s.lingering && len(s.claims) == 0
+	return s.conn == nil && !s.exists && s.busy == nil && s.tail.n == 0 && !s.pumping && !s.lingering && !s.sender.Load().holds()
 }

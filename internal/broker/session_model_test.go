@@ -171,7 +171,8 @@ func (m *model) sendAgain(c *modelClient) {
 		m.did("%s sends %d again", c.id, pid)
 		msg := &mq.Message{Topic: []byte(cl.topic), Payload: fmt.Append(nil, cl.n), QoS: 2}
 		c.batch.Begin()
-		if fresh, _, _ := m.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: c.wire.sess}, msg, pid, true, &c.batch); fresh {
+		again := QoS2Publish{Conn: c.wire, PacketID: pid, Dup: true, Room: 65535}
+		if r := m.b.PublishQoS2(Source{Principal: &mq.Principal{}, Session: c.wire.sess}, msg, again, &c.batch); r != ClaimRepeated {
 			m.t.Errorf("identifier %d is taken for new", pid)
 		}
 		c.batch.Flush()
@@ -380,14 +381,14 @@ func (m *model) publishClaimed(c *modelClient, src Source, msg *mq.Message) {
 	switch {
 	case cl != nil && m.r.IntN(2) == 0:
 		m.did("%s releases %d", c.id, pid)
-		if !m.b.Pubrel(src.Session, c.wire, pid, &c.batch) {
+		if m.b.Pubrel(src.Session, c.wire, pid, &c.batch) != AckTaken {
 			m.t.Errorf("identifier %d is unknown", pid)
 		}
 		delete(c.claims, pid)
 	case cl != nil:
 		m.did("%s sends %d again", c.id, pid)
 		msg.Topic, msg.Payload = []byte(cl.topic), fmt.Append(nil, cl.n)
-		if fresh, _, _ := m.b.PublishQoS2(src, msg, pid, true, &c.batch); fresh {
+		if r := m.b.PublishQoS2(src, msg, QoS2Publish{Conn: c.wire, PacketID: pid, Dup: true, Room: 65535}, &c.batch); r != ClaimRepeated {
 			m.t.Errorf("identifier %d is taken for new", pid)
 		}
 	default:
@@ -399,7 +400,7 @@ func (m *model) publishClaimed(c *modelClient, src Source, msg *mq.Message) {
 			c.claims = map[uint16]*modelClaim{}
 		}
 		c.claims[pid] = &modelClaim{n: m.next, topic: string(msg.Topic), durable: (matched || msg.Retain) && c.expiry > 0}
-		if fresh, _, _ := m.b.PublishQoS2(src, msg, pid, true, &c.batch); !fresh {
+		if r := m.b.PublishQoS2(src, msg, QoS2Publish{Conn: c.wire, PacketID: pid, Room: 65535}, &c.batch); r != ClaimNew {
 			m.t.Errorf("identifier %d is not taken for new", pid)
 		}
 	}

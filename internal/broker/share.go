@@ -418,7 +418,7 @@ func (b *Broker) retryShares(batch *Batch) {
 func (l *lender) Takes(*mq.Message, Header) bool { return true }
 
 // SendConnack implements Conn.
-func (l *lender) SendConnack(*Session, bool, int, *Batch) {}
+func (l *lender) SendConnack(*Session, bool, *Batch) {}
 
 // SendAck implements Conn. What a member gets with QoS 2 is between it and its
 // client.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -459,7 +460,7 @@ func publishAtRandom(w *world, i, each int, r *rand.Rand, res *results) {
 		if i == 0 {
 			m.QoS = 2
 			src.Session = p.wire.sess
-			w.b.PublishQoS2(src, m, uint16(n), true, &p.batch)
+			w.b.PublishQoS2(src, m, QoS2Publish{Conn: p.wire, PacketID: uint16(n), Room: 65535}, &p.batch)
 		} else {
 			w.b.Publish(src, m, res, uint64(n), &p.batch)
 		}
@@ -496,11 +497,11 @@ func (p *peer) release(w *world, res *results) {
 func (s *Session) openClaims() map[uint16]claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := map[uint16]claim{}
-	for pid, cl := range s.claims {
-		c[pid] = cl
+	sd := s.sender.Load()
+	if sd == nil {
+		return nil
 	}
-	return c
+	return maps.Clone(sd.claims)
 }
 
 func memberAtRandom(w *world, p *peer, r *rand.Rand, stop chan struct{}) {

@@ -55,12 +55,13 @@ type conn struct {
 	maxPacket   uint32        // bytes, of the client
 	problemInfo bool          // may send reason strings [MQTT-3.1.2-29]
 	aliasing    bool          // detail.aliasesTo is set
+	reuses      bool          // logReuse has said so; of the reader
 	keepAlive   time.Duration // until it is dead: 1.5 times the interval; 0: off
 	sess        *broker.Session
 	principal   *mq.Principal
 
 	connected atomic.Bool // CONNACK 0x00 was sent
-	unacked   atomic.Int32
+	unacked   atomic.Int32 // QoS 1 publishes of the client without PUBACK; Session.Claims has the others
 	reason    atomic.Pointer[string] // why it ends; the first one counts
 
 	handling   sync.Mutex // held while packets are handled; see Quiesce

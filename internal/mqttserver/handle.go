@@ -64,7 +64,7 @@ func (c *conn) handleAck(t mqtt.PacketType, w *worker) error {
 			c.sendNotFound(mqtt.PUBREL, pid, &w.batch)
 		}
 	case mqtt.PUBREL:
-		if !b.Pubrel(c.sess, c, pid, &w.batch) {
+		if r = b.Pubrel(c.sess, c, pid, &w.batch); r == broker.AckUnknown {
 			c.sendNotFound(mqtt.PUBCOMP, pid, &w.batch)
 		}
 	case mqtt.PUBCOMP:

@@ -307,11 +307,8 @@ const tcpIdle = 2 * time.Minute
 
 // SendConnack implements broker.Conn.
 // [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT3-3.1.4-4] [MQTT3-3.2.0-1]
-func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, claims int, b *broker.Batch) {
+func (c *conn) SendConnack(s *broker.Session, sessionPresent bool, b *broker.Batch) {
 	c.sess = s
-	if c.version == mqtt.V5 {
-		c.unacked.Store(int32(claims)) // in 3.x PUBREC is what counts
-	}
 	c.w.connack.SessionPresent = sessionPresent // we are in the reader's call of Broker.Connect
 	c.send(mqtt.CONNACK, &c.w.connack, b)
 	c.connected.Store(true)

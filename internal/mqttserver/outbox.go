@@ -114,11 +114,12 @@ func (c *conn) SendPublish(m *mq.Message, h broker.Header, b *broker.Batch) brok
 // SendAck implements broker.Conn.
 // [MQTT-2.2.1-5] [MQTT3-2.3.1-6]
 func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.Batch) {
+	if kind == broker.PubcompUnknown {
+		c.sendNotFound(mqtt.PUBCOMP, pid, b)
+		return
+	}
 	t := ackType[kind]
 	reason, closes := ackCode(code, c.version)
-	if c.answers(t, reason) {
-		c.unacked.Add(-1)
-	}
 	if closes {
 		c.closeSoon(code.String(), b)
 		return
@@ -149,23 +150,10 @@ func (c *conn) revealed(code mqtt.ReasonCode) mqtt.ReasonCode {
 	return code
 }
 
-// answers reports whether a packet ends what the client has under way: in MQTT
-// 5 what Receive Maximum counts [MQTT-3.3.4-7], in 3.x the server's part.
-func (c *conn) answers(t mqtt.PacketType, reason mqtt.ReasonCode) bool {
-	switch t {
-	case mqtt.PUBACK:
-		return true
-	case mqtt.PUBREC:
-		return c.version != mqtt.V5 || reason.Failed()
-	case mqtt.PUBCOMP:
-		return c.version == mqtt.V5
-	}
-	return false
-}
-
 // Complete implements broker.Completer for QoS 1; token is the packet identifier.
 // [MQTT-2.2.1-5] [MQTT-4.3.2-4] [MQTT3-2.3.1-6] [MQTT3-4.3.2-2]
 func (c *conn) Complete(token uint64, code mq.Code, b *broker.Batch) {
+	c.unacked.Add(-1)
 	c.SendAck(broker.Puback, uint16(token), code, b)
 }
 
@@ -432,8 +420,9 @@ func (c *conn) overloaded() (closing, over bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	over = len(o.buf)+o.writing > 2*c.srv.opt.Outbox
-	if c.version != mqtt.V5 {
-		over = over || c.srv.opt.Pause > 0 && int(c.unacked.Load()) >= c.srv.opt.Pause
+	if c.version != mqtt.V5 && c.srv.opt.Pause > 0 && c.sess != nil {
+		_, unsafe := c.sess.Claims()
+		over = over || unsafe+int(c.unacked.Load()) >= c.srv.opt.Pause
 	}
 	return o.closing || o.closed, over && !o.hurried
 }

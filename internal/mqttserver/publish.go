@@ -3,6 +3,7 @@ package mqttserver
 import (
 	"bytes"
 	"errors"
+	"math"
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/mq"
@@ -78,7 +79,6 @@ func (c *conn) answer(p *mqtt.Publish, why mq.DropReason, code mq.Code, b *broke
 	if p.QoS == 2 {
 		kind = broker.Pubrec
 	}
-	c.unacked.Add(1) // the answer takes it back
 	c.SendAck(kind, p.PacketID, code, b)
 }
 
@@ -112,22 +112,41 @@ func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
 		}
 		return nil
 	}
-	room := c.version != mqtt.V5 || int(c.unacked.Load()) < c.srv.opt.ReceiveMax // [MQTT-3.3.4-7]
-	// Counted before: the answer may come at once.
-	c.unacked.Add(1)
+	room := math.MaxInt
+	if c.version == mqtt.V5 { // [MQTT-3.3.4-7]
+		room = c.srv.opt.ReceiveMax - int(c.unacked.Load())
+	}
 	if m.QoS == mq.AtLeastOnce {
-		if !room {
+		if open, _ := c.sess.Claims(); open >= room {
 			return errReceiveMax
 		}
+		c.unacked.Add(1) // before: the answer may come at once
 		c.srv.broker.Publish(src, m, c, uint64(pid), &w.batch)
 		return nil
 	}
-	fresh, answered, ok := c.srv.broker.PublishQoS2(src, m, pid, room, &w.batch)
-	if !ok {
+	dup := w.publish.Dup
+	r := c.srv.broker.PublishQoS2(src, m, broker.QoS2Publish{Conn: c, PacketID: pid, Dup: dup, Room: room}, &w.batch)
+	switch r {
+	case broker.ClaimOver:
 		return errReceiveMax
-	}
-	if c.version == mqtt.V5 && !fresh || c.version != mqtt.V5 && !answered {
-		c.unacked.Add(-1) // the same again: counted the first time
+	case broker.ClaimReused, broker.ClaimReplaced:
+		c.logReuse(r, pid)
 	}
 	return nil
+}
+
+// logReuse says, once for each connection, that the client uses a packet
+// identifier for another message before it has released it.
+func (c *conn) logReuse(r broker.ClaimResult, pid uint16) {
+	if c.reuses {
+		return
+	}
+	c.reuses = true
+	if r == broker.ClaimReused {
+		c.srv.log.Warn("a client uses a packet identifier for another QoS 2 message before it has released it; both are published",
+			"client", c.clientID(), "packet_id", pid)
+		return
+	}
+	c.srv.log.Info("a client has lost its QoS 2 state: it uses a packet identifier of a connection before for another message; both are published",
+		"client", c.clientID(), "packet_id", pid)
 }

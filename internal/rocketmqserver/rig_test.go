@@ -201,7 +201,7 @@ func (d *device) nothing() {
 
 // The rest of device is broker.Conn.
 
-func (d *device) SendConnack(*broker.Session, bool, int, *broker.Batch) {}
+func (d *device) SendConnack(*broker.Session, bool, *broker.Batch) {}
 func (d *device) Takes(*mq.Message, broker.Header) bool                 { return true }
 func (d *device) Close(broker.CloseReason)                              {}
 func (d *device) Settle()                                               {}
