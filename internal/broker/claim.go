@@ -83,17 +83,22 @@ func (b *Broker) fingerprint(m *mq.Message) uint64 {
 // it has arrived (section 3.3.1.1); it decides where the message is not known.
 // With DUP, what is not topic or payload may differ: it may have been sent again
 // by a client of another version.
-func (c *claim) repeats(hash uint64, dup bool) bool {
+func (sd *sender) repeats(c *claim, hash uint64, dup bool) bool {
 	switch {
 	case dup && c.hash == unknownMessage:
 		return true
 	case dup:
 		return c.hash>>propsBits == hash>>propsBits
-	case c.relOn != 0: // the identifier was released: the next message [MQTT-4.3.3-12]
+	case sd.released(c): // then it is the next message [MQTT-4.3.3-12]
 		return false
 	}
 	return c.hash == hash
 }
+
+// released reports whether the client has released the identifier, or will have
+// when the message is safe. A PUBREL that came before, on a connection that is
+// gone, counts for nothing: the client has no PUBREC, and sends PUBLISH again.
+func (sd *sender) released(c *claim) bool { return c.stage == releasing || c.relOn == sd.conn }
 
 // maxRepeats is how many answers a claim owes at most.
 const maxRepeats = math.MaxUint16

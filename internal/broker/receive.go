@@ -39,7 +39,7 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Ba
 		on = sd.conn
 	}
 	old, claimed := sd.claims[pid]
-	if claimed && old.repeats(hash, p.Dup) {
+	if claimed && sd.repeats(&old, hash, p.Dup) {
 		defer s.mu.Unlock()
 		return s.repeat(sd, pid, old, hash, on, batch)
 	}
@@ -50,8 +50,8 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Ba
 	result := ClaimNew
 	if claimed {
 		switch {
-		case old.relOn != 0:
-		case old.on == on:
+		case sd.released(&old):
+		case on != 0 && old.on == on:
 			result = ClaimReused
 		default:
 			result = ClaimReplaced
@@ -139,7 +139,7 @@ func (s *Session) Complete(token uint64, code mq.Code, b *Batch) {
 	case taken(code):
 		c.stage = safe
 		s.sendPubrecs(sd, pid, &c, b)
-		if sd.put(pid, c); c.relOn != 0 {
+		if sd.put(pid, c); sd.released(&c) {
 			s.free(sd, pid, c, releasing, b)
 		}
 	case c.before: // or it would come back with the next start, and swallow a message
