@@ -93,7 +93,7 @@ func New(opt Options) (*Broker, error) {
 	if err := b.loadSessions(); err != nil {
 		return nil, err
 	}
-	if err := b.clearShares(); err != nil {
+	if err := b.crossCheck(); err != nil {
 		return nil, err
 	}
 	if err := b.delays.load(); err != nil {

@@ -55,7 +55,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 		err = s.catchUp()
 	}
 	if err == nil && !resume {
-		err = s.forgetSession(batch)
+		err = s.forgetSession(req.CleanStart, batch)
 	}
 	if err == nil {
 		err = s.saveMeta(mq.SessionMeta{ExpirySeconds: req.Expiry, Will: req.Will.encode()})
@@ -337,7 +337,7 @@ func (s *Session) end(batch *Batch) {
 	s.exists = false
 	s.mu.Unlock()
 	if s.b.publishWill(will, batch) || !s.b.closing.Load() { // else the next start does it
-		if err := s.forgetSession(batch); err != nil {
+		if err := s.forgetSession(true, batch); err != nil {
 			s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
 		}
 	}
@@ -347,11 +347,14 @@ func (s *Session) end(batch *Batch) {
 }
 
 // forgetSession removes what belongs to the session, and not to the inbox:
-// subscriptions, QoS 2 claims, messages kept only for it. s is busy and
+// subscriptions, QoS 2 claims, messages kept only for it. If there is no session,
+// but such messages, it was lost: without clean those stay. The claims go: the
+// client is told that the session is new, and forgets its half. s is busy and
 // unlocked.
 // [MQTT3-3.1.2-6]
-func (s *Session) forgetSession(batch *Batch) error {
+func (s *Session) forgetSession(clean bool, batch *Batch) error {
 	s.mu.Lock()
+	lost := s.orphaned()
 	s.exists = false
 	claimed := s.inbox != mq.NoInbox && s.claimed()
 	var shared []string
@@ -370,7 +373,7 @@ func (s *Session) forgetSession(batch *Batch) error {
 	s.sender.Store(nil)
 	s.life++
 	s.loaded = true
-	clearing := s.count > 0 || s.rank() == 0 && !s.confirmed() // a group looks at the store as soon as it is made again
+	clearing := s.count > 0
 	op := mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1}
 	hadMeta, before := s.metaSet, s.count
 	s.mu.Unlock()
@@ -384,11 +387,19 @@ func (s *Session) forgetSession(batch *Batch) error {
 			return err
 		}
 	}
-	if clearing {
+	switch {
+	case lost && !clean:
+		if err := s.adopt(); err != nil {
+			return err
+		}
+	case clearing:
 		if err := s.b.wait(op); err != nil {
 			return err
 		}
 		s.countCleared(before)
+	}
+	if lost && s.b.Stats.Orphans.Load() > 0 {
+		s.b.Stats.Orphans.Add(-1)
 	}
 	if hadMeta {
 		unlock := s.keepSubscriptions()

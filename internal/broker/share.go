@@ -65,7 +65,7 @@ func shareInbox(filter string) string { return mq.SharedInbox + filter[len(share
 
 // join makes the session a member of a group, or changes its options.
 func (b *Broker) join(s *Session, sub mq.Subscription, batch *Batch) {
-	g := b.acquire(shareInbox(sub.Filter))
+	g := b.acquireGroup(sub.Filter)
 	l := g.group()
 	i := slices.IndexFunc(l.members, func(m *member) bool { return m.s == s })
 	if i < 0 {
@@ -90,6 +90,24 @@ func (b *Broker) join(s *Session, sub mq.Subscription, batch *Batch) {
 	s.mu.Unlock()
 	g.mu.Unlock()
 	batch.pump(g)
+}
+
+// acquireGroup returns the session of a shared subscription locked, with a store
+// that shows what was acknowledged or cleared if it is to be read anew. It may
+// block on the store.
+func (b *Broker) acquireGroup(filter string) *Session {
+	g := b.acquire(shareInbox(filter))
+	if g.exists || g.confirmed() {
+		return g
+	}
+	g.occupy()
+	g.mu.Unlock()
+	if err := g.catchUp(); err != nil {
+		b.log.Error("cannot wait for what a shared subscription has acknowledged; it may come again", "filter", filter, "error", err)
+	}
+	g.mu.Lock()
+	g.vacate()
+	return g
 }
 
 // group makes a session the one of a shared subscription. s is locked.
@@ -160,17 +178,15 @@ func (b *Broker) leave(s *Session, filter string, batch *Batch) {
 	g.end(batch)
 }
 
-// clearShares drops what groups have left that have no member any more.
-func (b *Broker) clearShares() error {
-	return b.store.Names(mq.SharedInbox, func(name string) error {
-		s := b.lockedSession([]byte(name))
-		defer s.unlock()
-		if !s.exists {
-			b.Stats.Dropped[mq.DropSessionEnded].Add(uint64(max(s.count, 0)))
-			b.store.Submit(mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1})
-		}
-		return nil
-	})
+// clearShare drops what a shared subscription has left that has no member any
+// more.
+func (b *Broker) clearShare(name string) {
+	s := b.lockedSession([]byte(name))
+	defer s.unlock()
+	if !s.exists {
+		b.Stats.Dropped[mq.DropSessionEnded].Add(uint64(max(s.count, 0)))
+		s.change(mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1})
+	}
 }
 
 // SendPublish implements Conn: it lends m to the member that has least, of those

@@ -38,6 +38,7 @@ type Stats struct {
 	Retained  atomic.Int64 // retained messages
 	Groups    atomic.Int64 // shared subscriptions
 	Delayed   atomic.Int64 // messages accepted by PublishLater and not published
+	Orphans   atomic.Int64 // inboxes of sessions that were lost before the start, whose clients have not come back
 }
 
 func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }

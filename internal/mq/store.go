@@ -160,6 +160,9 @@ type Store interface {
 	// one that gets or loses its entries meanwhile may be missed, or yielded
 	// again after it was forgotten.
 	Names(prefix string, yield func(name string) error) error
+	// Unkept is Names for the inboxes of clients that have at least one entry
+	// without FlagKeep.
+	Unkept(yield func(name string) error) error
 
 	// Admit says whether an OpPut of size bytes would be accepted now:
 	// StoreFull over the disk limit, StoreFailed after an unrecoverable error.

@@ -61,6 +61,24 @@ const nameChunk = 1 << 10 // slots looked at with one lock
 // Names calls yield for the inboxes with entries whose name starts with
 // prefix; see mq.Store.
 func (l *Log) Names(prefix string, yield func(name string) error) error {
+	return l.names(func(ix *index, s *slot) bool { return strings.HasPrefix(asString(ix.name(s)), prefix) }, yield)
+}
+
+// Unkept calls yield for the inboxes of clients that have an entry without
+// mq.FlagKeep; see mq.Store.
+func (l *Log) Unkept(yield func(name string) error) error {
+	return l.names(func(ix *index, s *slot) bool {
+		for es, i := ix.view(s), 0; i < len(es); i++ {
+			if e := &es[i]; !e.dead() && !e.has(mq.FlagKeep) {
+				return !strings.HasPrefix(asString(ix.name(s)), mq.InternalInbox)
+			}
+		}
+		return false
+	}, yield)
+}
+
+// names calls yield for the inboxes with entries that match.
+func (l *Log) names(match func(ix *index, s *slot) bool, yield func(name string) error) error {
 	ix := l.ix
 	var found []string
 	for from, more := uint32(1), true; more; from += nameChunk {
@@ -68,7 +86,7 @@ func (l *Log) Names(prefix string, yield func(name string) error) error {
 		ix.mu.Lock()
 		more = from+nameChunk < ix.top
 		for id := from; id < min(from+nameChunk, ix.top); id++ {
-			if s := ix.slot(id); s.count > 0 && strings.HasPrefix(asString(ix.name(s)), prefix) {
+			if s := ix.slot(id); s.count > 0 && match(ix, s) {
 				found = append(found, string(ix.name(s)))
 			}
 		}
