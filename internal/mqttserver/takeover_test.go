@@ -251,6 +251,14 @@ func comebacks() []comeback {
 				return []packet{&mqtt.Ack{Type: mqtt.PUBACK, PacketID: pid}, &mqtt.Disconnect{}}
 			},
 		},
+		{
+			name: "PUBREC", present: true,
+			before: func(watcher *peer) { watcher.send(publish("a/p2p/dev", "m", 2, 3)) },
+			last: func(_ mqtt.Version, pid uint16) []packet {
+				return []packet{&mqtt.Ack{Type: mqtt.PUBREC, PacketID: pid}}
+			},
+			then: func(dev *peer) { dev.expect(mqtt.PUBREL, nil) },
+		},
 		{name: "SUBSCRIBE", present: true, last: just(&mqtt.Subscribe{PacketID: 9, Filters: []mqtt.Filter{{Topic: []byte("late"), QoS: 1}}})},
 	}
 }
