@@ -24,6 +24,8 @@ type Batch struct {
 	done  []completion
 	pumps []*Session
 	lost  []Conn // connections whose session the store has failed
+	// refused is why the last message published with it was refused at once.
+	refused mq.Code
 	// patient: its goroutine serves one session only, and may look for retained
 	// messages for long.
 	patient bool
@@ -55,6 +57,17 @@ func (b *Batch) Begin() {
 
 // Now returns the batch's time in Unix milliseconds.
 func (b *Batch) Now() int64 { return b.now }
+
+// Refusal returns why the message that was published last with this batch, of
+// any QoS, was refused before the call returned, and forgets it; OK if it was
+// not. Its Completer is told the same, during Flush. A gateway whose protocol has
+// no code for a refusal stops there: of what its sender has sent behind the
+// message nothing may be published, because the sender sends both again.
+func (b *Batch) Refusal() mq.Code {
+	code := b.refused
+	b.refused = mq.OK
+	return code
+}
 
 // Flusher has output that others cause: a connection.
 type Flusher interface {

@@ -153,7 +153,7 @@ func (m *match) offer(d *delivery, f *fanout, b *Batch) {
 	msg := m.s.address(d.m)
 	own.m, own.rec = &msg, nil
 	m.s.deliver(&own, b)
-	d.group = own.group
+	d.group, d.refused = own.group, own.refused
 }
 
 // offerGroup delivers a QoS 2 message of a persistent sender, or one that was
@@ -187,10 +187,14 @@ type fanout struct {
 	failed atomic.Uint32 // the mq.Code of a store that failed; else 0
 }
 
+// fails reports whether what one target is refused with is the outcome of the
+// whole publish.
+func fails(code mq.Code) bool { return code == mq.StoreFull || code == mq.StoreFailed }
+
 // Complete counts one target. What a single subscriber misses is no failure of
 // the publish; a store that cannot keep it is.
 func (f *fanout) Complete(_ uint64, code mq.Code, b *Batch) {
-	if code == mq.StoreFull || code == mq.StoreFailed {
+	if fails(code) {
 		f.failed.Store(uint32(code))
 	}
 	if f.left.Add(-1) == 0 {

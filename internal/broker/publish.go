@@ -48,6 +48,10 @@ type delivery struct {
 
 	admitted bool // the store has been asked
 
+	// refused is why the message as a whole was refused at once, so that its
+	// sender will hear this code; OK: it was not, or not yet.
+	refused mq.Code
+
 	// grouped: puts are collected in group, not submitted.
 	grouped bool
 	group   []mq.Op
@@ -67,10 +71,14 @@ func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 		d.origin = nil
 	}
 	kind, target := mq.ParseTopic(m.Topic)
-	if why, code := b.permits(src, m, kind); code != mq.OK {
-		return b.refuse(d, why, code, batch)
+	why, code := b.permits(src, m, kind)
+	if code != mq.OK {
+		b.refuse(d, why, code, batch)
+	} else {
+		code = b.route(src, d, kind, target, batch)
 	}
-	return b.route(src, d, kind, target, batch)
+	batch.refused = d.refused
+	return code
 }
 
 // Permits reports, without counting, whether Publish would refuse m before it is
@@ -121,6 +129,9 @@ func isServerTopic(topic []byte) bool {
 func (b *Broker) refuse(d *delivery, why mq.DropReason, code mq.Code, batch *Batch) mq.Code {
 	if !d.delayed || !again(code) {
 		b.drop(why)
+	}
+	if _, one := d.origin.(*fanout); !one || fails(code) {
+		d.refused = code
 	}
 	batch.complete(d.origin, d.token, code)
 	return code

@@ -105,12 +105,8 @@ func (c *conn) refusePayload(p *mqtt.Publish, b *broker.Batch) error {
 func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
 	src := broker.Source{Principal: c.principal, Session: c.sess}
 	if m.QoS == mq.AtMostOnce {
-		if code := c.srv.broker.Publish(src, m, nil, 0, &w.batch); code != mq.OK {
-			if _, closes := ackCode(code, c.version); closes {
-				c.closeSoon(ackText(code), &w.batch)
-			}
-		}
-		return nil
+		c.srv.broker.Publish(src, m, nil, 0, &w.batch)
+		return c.heed(w)
 	}
 	room := math.MaxInt
 	if c.version == mqtt.V5 { // [MQTT-3.3.4-7]
@@ -122,7 +118,7 @@ func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
 		}
 		c.unacked.Add(1) // before: the answer may come at once
 		c.srv.broker.Publish(src, m, c, uint64(pid), &w.batch)
-		return nil
+		return c.heed(w)
 	}
 	dup := w.publish.Dup
 	r := c.srv.broker.PublishQoS2(src, m, broker.QoS2Publish{Conn: c, PacketID: pid, Dup: dup, Room: room}, &w.batch)
@@ -132,7 +128,21 @@ func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
 	case broker.ClaimReused, broker.ClaimReplaced:
 		c.logReuse(r, pid)
 	}
-	return nil
+	return c.heed(w)
+}
+
+// heed ends the connection if the message that was just published is refused and
+// the client's version has no code to say so. Nothing that it has sent behind
+// that message is looked at: it will send all of it again, in order.
+func (c *conn) heed(w *worker) error {
+	code := w.batch.Refusal()
+	if _, closes := ackCode(code, c.version); !closes {
+		return nil
+	}
+	w.batch.Flush() // what was acknowledged before it gets out
+	c.closeSoon(ackText(code), &w.batch)
+	c.more().lingers = true
+	return errClosing
 }
 
 // logReuse says, once for each connection, that the client uses a packet
