@@ -64,7 +64,9 @@ type Broker struct {
 	groups   sync.Mutex    // see offerGroup
 
 	stalledMu sync.Mutex // a leaf; guards stalled
-	stalled   []*lender  // shared subscriptions to be tried again
+	stalled   []stalled
+
+	unreadable unreadable
 
 	Stats Stats
 

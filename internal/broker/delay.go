@@ -378,8 +378,12 @@ func (f *flock) fetch(one *flight, m *mq.Message) bool {
 	f.entries, f.buf, err = b.store.Read(one.in, one.seq-1, one.seq, 1, f.entries[:0], f.buf)
 	switch {
 	case err != nil:
-		b.log.Error("cannot read a delayed message; it is tried again", "seq", one.seq, "error", err)
-		one.retry()
+		if _, giveUp, _ := b.judge(delayedInbox(int(one.seq%delayedInboxes)), err); !giveUp {
+			one.retry()
+			break
+		}
+		b.drop(mq.DropStoreFailed)
+		one.Complete(0, mq.OK, &f.batch)
 	case len(f.entries) == 0:
 		one.end()
 	case mq.DecodeRecord(m, f.entries[0].Record) != nil:

@@ -107,7 +107,7 @@ func (b *Broker) runHousekeeping() {
 		b.endSessions(&batch)
 		b.fireWills(batch.now)
 		b.expireMessages(&batch)
-		b.retryShares(&batch)
+		b.retryStalled(&batch)
 		batch.Flush()
 	}
 }
@@ -174,7 +174,7 @@ func (b *Broker) expireMessages(batch *Batch) {
 			continue
 		}
 		s := b.lockedSession([]byte(list[from].id))
-		s.expire(list[from:to], batch)
+		s.expire(list[from:to])
 		s.unlock()
 		from = to
 	}
@@ -188,31 +188,30 @@ type expired struct {
 
 // expire removes entries whose time is over. While the store may still show
 // what was removed before, or the pump reads, nothing is: they come again.
-func (s *Session) expire(list []expired, b *Batch) {
+func (s *Session) expire(list []expired) {
 	if !s.confirmed() || s.pumping {
 		return
 	}
 	for _, e := range list {
-		s.expireEntry(e.seq, b)
+		s.expireEntry(e.seq)
 	}
 }
 
 // expireEntry removes one stored entry, unless it was sent and its acknowledgement
 // is awaited [MQTT-4.3.3-7]: then the exchange goes on.
-func (s *Session) expireEntry(seq uint64, b *Batch) {
+func (s *Session) expireEntry(seq uint64) {
 	if s.win.findSeq(seq) != nil || s.tail.find(seq) != nil {
 		return // the pump looks at the latter
 	}
-	entries, buf, err := s.b.store.Read(s.inbox, seq-1, seq, 1, b.entries[:0], b.buf[:0])
-	b.entries, b.buf = entries, buf
-	if err != nil || len(entries) == 0 || entries[0].Seq != seq {
+	en, size, ok := s.stored(seq)
+	if !ok {
 		return
 	}
-	flags := entries[0].Flags
+	flags := en.Flags
 	begun := flags&(mq.FlagSent|mq.FlagReceived) != 0 || seq <= s.sentTo
 	if begun && flags&mq.FlagQoS == 2 {
 		return // only the session's end ends it
 	}
 	s.b.drop(mq.DropExpired)
-	s.forget(seq, len(entries[0].Record))
+	s.forget(seq, size)
 }

@@ -8,6 +8,7 @@ import "github.com/homing-mq/homing/internal/mq"
 type owed struct {
 	sub  mq.Subscription
 	from string // the key that comes next
+	at   int64  // not before: the store could not read it, monotonic
 }
 
 // owe notes that retained messages are to be sent for a subscription. s is
@@ -72,7 +73,7 @@ func (s *Session) sendRetained(b *Batch) bool {
 	o, conn, filter := s.owed[0], s.conn, s.owed[0].sub.Filter
 	from := o.from
 	s.mu.Unlock()
-	list, next := s.b.lookUp(filter, from, b)
+	list, next, err := s.b.lookUp(filter, from, b)
 
 	// Under both locks: a message that replaces one of these is matched after,
 	// so that the client never gets the old one last.
@@ -93,6 +94,9 @@ func (s *Session) sendRetained(b *Batch) bool {
 		}
 		o.from = list[i].key + "\x00"
 	}
+	if err != nil {
+		return s.skipRetained(o, next, err)
+	}
 	if o.from = next; next == "" {
 		s.oweNot(o.sub.Filter)
 		if o.sub.RetainedOwed {
@@ -102,9 +106,30 @@ func (s *Session) sendRetained(b *Batch) bool {
 	return true
 }
 
+// skipRetained deals with the retained message of a key that cannot be read. It
+// reports whether there may be more to send; otherwise the pump comes again.
+// Broker.retained and s are locked.
+func (s *Session) skipRetained(o *owed, key string, err error) bool {
+	o.from = key
+	now, _ := s.b.retained.topics.Get(key)
+	seq, giveUp, at := s.b.judge(mq.RetainedInbox+topicOf(key), err)
+	switch {
+	case giveUp:
+		o.from = key + "\x00"
+		s.b.removeRetained(key, seq, mq.DropStoreFailed)
+	case seq != 0 && (now.gone || now.seq != seq): // replaced meanwhile
+	default:
+		o.at = at
+		s.b.stall(s, at)
+		return false
+	}
+	return true
+}
+
 // lookUp finds retained messages and reads their records. next is the key to go
-// on with, "" at the end. No lock may be held.
-func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, next string) {
+// on with, "" at the end; with an error, the one whose message cannot be read. No
+// lock may be held.
+func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, next string, err error) {
 	if batch.patient {
 		b.searches <- struct{}{} // some for all clients, so that the rest of the server goes on
 	}
@@ -122,15 +147,15 @@ func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, next s
 			continue
 		}
 		entries, grown, err := b.store.Read(f.in, f.seq-1, f.seq, 1, batch.entries[:0], batch.buf)
+		batch.entries, batch.buf = entries, grown
 		if err != nil {
-			b.log.Error("cannot read a retained message", "topic", topicOf(f.key), "error", err)
+			return list[:i], f.key, err
 		}
-		if err == nil && len(entries) == 1 {
+		if len(entries) == 1 {
 			f.rec = entries[0].Record
 		}
-		batch.entries, batch.buf = entries, grown
 	}
-	return list, next
+	return list, next, nil
 }
 
 // sendFound sends one retained message. It reports false if the client does not

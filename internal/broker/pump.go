@@ -64,7 +64,7 @@ func (s *Session) pumpStep(b *Batch) bool {
 	if s.tail.n > 0 {
 		return s.sendQueued(b)
 	}
-	if len(s.owed) == 0 || s.b.closing.Load() { // then nobody may begin to read the store
+	if len(s.owed) == 0 || s.owed[0].at > monotonic() || s.b.closing.Load() { // then nobody may begin to read the store
 		return false
 	}
 	if !b.patient && strings.ContainsAny(s.owed[0].sub.Filter, "+#") {
@@ -220,10 +220,7 @@ func (s *Session) sendStored(to uint64, b *Batch) bool {
 	}
 	s.own()
 	if err != nil {
-		s.b.log.Error("cannot read an inbox; the connection is closed", "client", s.id, "error", err)
-		s.full = true // until it has reconnected
-		b.lose(conn)
-		return false
+		return s.skip(err, b)
 	}
 	if len(entries) == 0 {
 		s.cursor = to
@@ -259,6 +256,11 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	if !s.win.admits(en.Seq, s.receiveMax) {
 		return false
 	}
+	if en.Flags&mq.FlagReceived != 0 {
+		s.oweRelease(en, len(en.Record), b)
+		s.cursor = en.Seq
+		return true
+	}
 	m := &b.msg
 	if err := mq.DecodeRecord(m, en.Record); err != nil {
 		s.b.log.Error("a stored message cannot be decoded; it is dropped", "client", s.id, "seq", en.Seq, "error", err)
@@ -269,16 +271,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	}
 	e := inflight{seq: en.Seq, size: uint32(len(en.Record)), state: durable, flags: en.Flags}
 	qos := mq.QoS(en.Flags & mq.FlagQoS)
-	switch {
-	case en.Flags&mq.FlagReceived != 0:
-		// The target has the message: only PUBREL is owed [MQTT-4.4.0-1] [MQTT3-4.4.0-1].
-		s.conn.SendAck(Pubrel, packetID(en.Seq), mq.OK, b)
-		s.held++
-		s.heldBytes += int64(e.size)
-		s.win.push(e)
-		s.cursor = en.Seq
-		return true
-	case en.Seq > s.sentTo && en.Flags&mq.FlagSent == 0 && m.Expired(b.now):
+	if en.Seq > s.sentTo && en.Flags&mq.FlagSent == 0 && m.Expired(b.now) {
 		s.b.drop(mq.DropExpired)
 		s.cursor = en.Seq
 		s.giveUp(&e, mq.OK, b)
@@ -295,6 +288,16 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 		return false
 	}
 	return true
+}
+
+// oweRelease goes on with a stored entry that the target has: only PUBREL is owed
+// [MQTT-4.4.0-1] [MQTT3-4.4.0-1]. size is that of its record, which need not be
+// there.
+func (s *Session) oweRelease(en *mq.Entry, size int, b *Batch) {
+	s.conn.SendAck(Pubrel, packetID(en.Seq), mq.OK, b)
+	s.held++
+	s.heldBytes += int64(size)
+	s.win.push(inflight{seq: en.Seq, size: uint32(size), state: durable, flags: en.Flags})
 }
 
 // Drained tells that the outbox of conn has room again.

@@ -201,7 +201,7 @@ func TestLoseExpireWhilePumping(t *testing.T) {
 			if armed {
 				once.Do(func() { // what housekeeping does
 					s := w.b.lockedSession([]byte("dev"))
-					s.expire([]expired{{"dev", 1}}, &Batch{})
+					s.expire([]expired{{"dev", 1}})
 					s.unlock()
 				})
 			}

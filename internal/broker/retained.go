@@ -199,12 +199,18 @@ func (b *Broker) expireRetained(name string, seq uint64) {
 	r := &b.retained
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := levelKey(name[len(mq.RetainedInbox):])
+	b.removeRetained(levelKey(name[len(mq.RetainedInbox):]), seq, mq.DropExpired)
+}
+
+// removeRetained removes the retained message of a key, if it is still that with
+// the seq. The lock is held.
+func (b *Broker) removeRetained(key string, seq uint64, why mq.DropReason) {
+	r := &b.retained
 	now, ok := r.topics.Get(key)
 	if !ok || now.gone || now.seq != seq || now.ops > 0 {
 		return
 	}
-	b.drop(mq.DropExpired)
+	b.drop(why)
 	b.Stats.Retained.Add(-1)
 	now.gone = true
 	now.ops++

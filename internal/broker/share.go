@@ -376,9 +376,17 @@ func (l *lender) sendReturned(b *Batch) bool {
 			return true
 		}
 		if err != nil {
-			s.b.log.Error("cannot read a message of a shared subscription", "filter", l.filter, "error", err)
-			l.stall()
-			return false
+			at, giveUp, later := s.b.judge(s.id, err)
+			if !giveUp {
+				s.b.stall(s, later)
+				return false
+			}
+			if at == seq {
+				s.b.drop(mq.DropStoreFailed)
+				l.returned = l.returned[1:]
+				s.acknowledge(e, b)
+			}
+			return true
 		}
 		if len(entries) == 1 {
 			rec = entries[0].Record
@@ -405,28 +413,7 @@ func (l *lender) sendReturned(b *Batch) bool {
 }
 
 // stall notes that something failed that may go well later.
-func (l *lender) stall() {
-	b := l.s.b
-	b.stalledMu.Lock()
-	b.stalled = append(b.stalled, l)
-	b.stalledMu.Unlock()
-}
-
-// retryShares sends what could not be sent because something failed.
-func (b *Broker) retryShares(batch *Batch) {
-	b.stalledMu.Lock()
-	list := b.stalled
-	b.stalled = nil
-	b.stalledMu.Unlock()
-	for _, l := range list {
-		l.s.mu.Lock()
-		for _, m := range l.members {
-			m.ready.Store(true)
-		}
-		l.s.mu.Unlock()
-		batch.pump(l.s)
-	}
-}
+func (l *lender) stall() { l.s.b.stall(l.s, 0) }
 
 // The rest of Conn: a group has no client of its own.
 

@@ -186,7 +186,8 @@ type Store interface {
 	// Read appends to dst the entries with after < seq <= to, in order, until
 	// maxBytes of records are read (at least one entry if there is one). buf is
 	// the memory for the records; the grown buffer is returned. It does not
-	// check expiry.
+	// check expiry. It returns those before one that cannot be read; if that is
+	// the first, the error is an *UnreadableError.
 	Read(in Inbox, after, to uint64, maxBytes int, dst []Entry, buf []byte) ([]Entry, []byte, error)
 	// List appends to dst at most n entries above after, in order, without their
 	// records: it reads memory only.

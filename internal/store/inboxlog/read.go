@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/homing-mq/homing/internal/mq"
@@ -201,9 +202,9 @@ const (
 var wantedPool = sync.Pool{New: func() any { return new([]wanted) }}
 
 // Read appends entries and their records; see mq.Store. Every record's
-// checksum is verified: the entries before a damaged one are returned without
-// an error, and the next call fails with a *CorruptError. Such an entry can
-// only be acknowledged away.
+// checksum is verified: the entries before one that cannot be read are returned
+// without an error, and the next call fails with an *mq.UnreadableError, for a
+// damaged one of a *CorruptError. A damaged entry can only be acknowledged away.
 func (l *Log) Read(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entry, buf []byte) ([]mq.Entry, []byte, error) {
 	start := time.Now()
 	list := wantedPool.Get().(*[]wanted)
@@ -217,7 +218,7 @@ func (l *Log) Read(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entry, 
 	if len(*list) == 0 {
 		return dst, buf, nil
 	}
-	buf, n, err := l.fetch(*list, buf)
+	buf, n, err := fetch(*list, buf)
 	var bytes int64
 	for i := range n {
 		w := &(*list)[i]
@@ -229,10 +230,10 @@ func (l *Log) Read(in mq.Inbox, after, to uint64, maxBytes int, dst []mq.Entry, 
 	if f := l.opts.Observer.Read; f != nil {
 		f(time.Since(start), n, bytes)
 	}
-	if n > 0 {
-		err = nil
+	if n == 0 {
+		return dst[:first], buf, unreadable(dst[first].Seq, err)
 	}
-	return dst[:first+n], buf, err
+	return dst[:first+n], buf, nil
 }
 
 // collect appends what the index knows of the entries to read to dst and list,
@@ -274,7 +275,7 @@ func (l *Log) unpin(list []wanted) {
 // fetch reads the records of list to the end of buf, with one read for several
 // that are close together. It returns the grown buf and how many records, from
 // the first on, are good; err is why there are not more.
-func (l *Log) fetch(list []wanted, buf []byte) (_ []byte, good int, err error) {
+func fetch(list []wanted, buf []byte) (_ []byte, good int, err error) {
 	type run struct{ from, to, size int } // list[from:to] with one read of size bytes
 	total := len(buf)
 	var room [16]run
@@ -306,13 +307,18 @@ func (l *Log) fetch(list []wanted, buf []byte) (_ []byte, good int, err error) {
 	for _, r := range runs {
 		w := &list[r.from]
 		err := w.seg.read(buf[w.at:w.at+r.size], int64(w.offset)-crcSize)
-		if err != nil {
-			return buf, r.from, l.readError(w.seg, err)
+		if err != nil && r.to-r.from == 1 {
+			return buf, r.from, err
 		}
 		for i := r.from; i < r.to; i++ {
 			w := &list[i]
+			if err != nil { // perhaps of one of them only: each by itself
+				if err := w.seg.read(buf[w.at:w.at+crcSize+int(w.size)], int64(w.offset)-crcSize); err != nil {
+					return buf, i, err
+				}
+			}
 			if err := checkRecord(w.seg, buf[w.at:], w.offset, w.size); err != nil {
-				return buf, i, l.readError(w.seg, err)
+				return buf, i, err
 			}
 		}
 	}
@@ -328,8 +334,21 @@ func (s *segment) read(b []byte, offset int64) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return &CorruptError{File: s.path, Offset: offset, Reason: "the file ends within a record"}
 	}
-	return err
+	return &placeError{file: s.path, offset: offset, err: err}
 }
+
+// placeError is an error of the operating system, and where it was met.
+type placeError struct {
+	file   string
+	offset int64
+	err    error
+}
+
+func (e *placeError) Error() string {
+	return fmt.Sprintf("read %s at offset %d: %v; check the disk (dmesg, smartctl)", e.file, e.offset, e.err)
+}
+
+func (e *placeError) Unwrap() error { return e.err }
 
 // checkRecord verifies the record at offset of s; b starts with its checksum.
 func checkRecord(s *segment, b []byte, offset, size uint32) error {
@@ -340,7 +359,16 @@ func checkRecord(s *segment, b []byte, offset, size uint32) error {
 	return nil
 }
 
-func (l *Log) readError(s *segment, err error) error {
-	l.log.Error("read from the inbox log failed", "file", s.path, "error", err)
-	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf("read inbox: %w", err)}
+// unreadable is the error of Read for an entry that cannot be read because of
+// err. Who reads logs it, once he knows what becomes of the entry.
+func unreadable(seq uint64, err error) error {
+	u := &mq.UnreadableError{Seq: seq, Fault: mq.FaultPassing, Err: err}
+	var c *CorruptError
+	switch {
+	case errors.As(err, &c):
+		u.Fault = mq.FaultDamage
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EBADMSG):
+		u.Fault = mq.FaultMedium // a bad sector; a checksum of the file system
+	}
+	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: u}
 }
