@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/store/inboxlog"
 )
@@ -47,6 +48,10 @@ type Options struct {
 	Retention    time.Duration // default: none
 	DiskLimit    int64         // bytes; 0: refuse puts when the file system is 95 % full
 	Logger       *slog.Logger  // default: discard
+	// Clock is the server's time. Open makes it go on from what the store knows,
+	// and the store keeps its offset from then on: Clock.Check writes to Dir until
+	// Close. Default: one of its own, whose offset is not kept.
+	Clock *clock.Clock
 	// Done is called once per commit with its ops that have an owner; see
 	// mq.Store. ops is valid during the call only. It may call the store, but
 	// not Throttle or Close, which wait for it.
@@ -107,10 +112,13 @@ func Open(o Options) (_ *Store, err error) {
 	if s.meta, err = openMeta(o.FS, o.FS.PathJoin(o.Dir, metaName), o.Sync, o.SyncInterval, o.Logger); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	if o.Clock != nil {
+		keepClock(o)
+	}
 	s.inboxes, err = inboxlog.Open(inboxlog.Options{
 		Dir: o.FS.PathJoin(o.Dir, inboxName), FS: o.FS, Sync: o.Sync, SyncInterval: o.SyncInterval,
 		SegmentSize: o.SegmentSize, Retention: o.Retention, DiskLimit: o.DiskLimit, Logger: o.Logger,
-		Done: o.Done, Observer: o.Observer,
+		Clock: o.Clock, Done: o.Done, Observer: o.Observer,
 	})
 	if err != nil {
 		_ = s.meta.close()

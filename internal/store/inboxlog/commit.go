@@ -217,7 +217,7 @@ func (c *committer) head() frameHeader {
 	return frameHeader{
 		commit: c.number,
 		synced: position(c.l.durable.Load()),
-		time:   time.Now().UnixMilli(),
+		time:   c.l.opts.Clock.Now(),
 	}
 }
 

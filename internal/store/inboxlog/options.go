@@ -6,6 +6,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -35,6 +36,9 @@ type Options struct {
 	// puts are refused while the file system is at least 95 % full.
 	DiskLimit int64
 	Logger    *slog.Logger // default: discard
+	// Clock is the server's time, in which frames, segments and puts are dated.
+	// Open resumes it from the last time in the log. Default: one of its own.
+	Clock *clock.Clock
 
 	// Done is called once per commit with its ops that have an owner, and the
 	// error of all of them; see mq.Store. ops is valid during the call only.
@@ -114,6 +118,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = clock.New(clock.Options{Log: o.Logger})
 	}
 	if o.Done == nil {
 		o.Done = func([]mq.Op, error) {}

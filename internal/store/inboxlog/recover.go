@@ -28,6 +28,7 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
+	l.opts.Clock.Resume(r.last(end))
 	if err := r.settle(end); err != nil {
 		return err
 	}
@@ -99,6 +100,7 @@ type recovery struct {
 	l      *Log
 	synced position // the furthest that a frame claims was synced
 	commit uint64   // the highest number seen
+	time   int64    // of the last frame; 0: there is none
 	torn   stray    // intact frames behind a torn tail
 }
 
@@ -156,6 +158,7 @@ func (r *recovery) replaySegment(s *segment) (offset int64, sealed bool, err err
 			return frame, false, err
 		}
 		r.commit, r.synced = sc.commit, max(r.synced, h.synced)
+		r.saw(&h)
 		switch h.typ {
 		case frameOps:
 			if err := sc.ops(&h, body, frame, func(op *diskOp) { r.l.ix.replay(op, s.epoch) }); err != nil {
@@ -168,6 +171,23 @@ func (r *recovery) replaySegment(s *segment) (offset int64, sealed bool, err err
 			return 0, false, &CorruptError{File: s.path, Offset: frame, Reason: fmt.Sprintf("unknown type %d of frame", h.typ)}
 		}
 	}
+}
+
+// saw takes the time of an intact frame. One that repair has made may have none.
+func (r *recovery) saw(h *frameHeader) {
+	if h.time > 0 {
+		r.time = h.time
+	}
+}
+
+// last is the last time in the log, Unix ms: what the server's time goes on
+// from; 0: there is none. It is that of the last frame and not the highest: a
+// log of an earlier version is dated by the wall clock.
+func (r *recovery) last(e end) int64 {
+	if r.time == 0 && e.index < len(r.l.ix.segs) && e.header {
+		return r.l.ix.segs[e.index].made
+	}
+	return r.time
 }
 
 // check tells a torn tail from damage: nothing that was ever synced may lie

@@ -51,7 +51,7 @@ func Repair(fs vfs.FS, dir, bad string) (did []string, err error) {
 func (v *verifier) repairSegment(i int, bad string) (string, error) {
 	old := v.files[i].seg
 	l := v.l
-	s := &segment{epoch: old.epoch, version: formatVersion, salt: rand.Uint64(), path: l.join(segmentName(old.epoch) + tempSuffix)}
+	s := &segment{epoch: old.epoch, version: formatVersion, salt: rand.Uint64(), made: old.made, path: l.join(segmentName(old.epoch) + tempSuffix)}
 	s.key = segmentKey(s.salt, s.epoch)
 	s.size = max(old.size, l.opts.SegmentSize)
 	var err error
@@ -106,12 +106,12 @@ func (v *verifier) keep(path, bad string) (string, error) {
 
 // salvage writes s, sealed, with the frames of file that make sense.
 func (v *verifier) salvage(file *verified, s *segment) (frames, ops int, err error) {
-	if _, err := s.file.WriteAt(s.header(time.Now()), 0); err != nil {
+	if _, err := s.file.WriteAt(s.header(), 0); err != nil {
 		return 0, 0, err
 	}
 	var enc encoder
 	pos := int64(segmentHeaderSize)
-	last := frameHeader{commit: file.commit, time: time.Now().UnixMilli()}
+	last := frameHeader{commit: file.commit, time: s.made} // not the wall clock's time: see clock.Resume
 	write := func(h frameHeader, typ frameType, body []byte) error {
 		enc.reset(s, pos, h)
 		if typ == frameOps {

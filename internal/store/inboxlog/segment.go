@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -39,6 +38,7 @@ type segment struct {
 	path    string
 	file    vfs.File // nil once closed
 	size    int64    // no frame reaches beyond
+	made    int64    // when, the server's time, Unix ms
 
 	pins   atomic.Int32 // reads under way; raised under index.mu only
 	wanted atomic.Bool  // the keeper waits for pins to fall to 0
@@ -91,7 +91,7 @@ func (s *segment) room(end int64) int64 {
 }
 
 // header returns the bytes of the segment's header block.
-func (s *segment) header(now time.Time) []byte {
+func (s *segment) header() []byte {
 	b := make([]byte, segmentHeaderSize)
 	le := binary.LittleEndian
 	copy(b, segmentMagic)
@@ -99,7 +99,7 @@ func (s *segment) header(now time.Time) []byte {
 	le.PutUint32(b[12:], s.epoch)
 	le.PutUint64(b[16:], s.salt)
 	le.PutUint64(b[24:], uint64(s.size))
-	le.PutUint64(b[32:], uint64(now.UnixMilli()))
+	le.PutUint64(b[32:], uint64(s.made))
 	putHeaderCRC(b)
 	copy(b[headerCopyAt:], b[:headerBytes])
 	return b
@@ -135,6 +135,7 @@ func (s *segment) readHeader() error {
 			continue // taken from the spares, but not prepared yet
 		}
 		s.salt, s.size = le.Uint64(h[16:]), int64(le.Uint64(h[24:]))
+		s.made = int64(le.Uint64(h[32:]))
 		s.key = segmentKey(s.salt, s.epoch)
 		if s.size < segmentHeaderSize || s.size > maxSegmentSize {
 			continue
@@ -148,7 +149,7 @@ func (s *segment) readHeader() error {
 // durable. The rename is synced before anything is written, so that at no time
 // a file has the name of one segment and bytes of another.
 func (l *Log) makeSegment(from string, epoch uint32, size int64) (_ *segment, err error) {
-	s := &segment{epoch: epoch, version: formatVersion, salt: rand.Uint64(), size: size, path: l.join(segmentName(epoch))}
+	s := &segment{epoch: epoch, version: formatVersion, salt: rand.Uint64(), size: size, made: l.opts.Clock.Now(), path: l.join(segmentName(epoch))}
 	s.key = segmentKey(s.salt, epoch)
 	if err := l.fs.Rename(from, s.path); err != nil {
 		return nil, fmt.Errorf("rename %s: %w", from, err)
@@ -159,7 +160,7 @@ func (l *Log) makeSegment(from string, epoch uint32, size int64) (_ *segment, er
 	if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.path, err)
 	}
-	if _, err = s.file.WriteAt(s.header(time.Now()), 0); err != nil {
+	if _, err = s.file.WriteAt(s.header(), 0); err != nil {
 		s.file.Close()
 		return nil, fmt.Errorf("write %s: %w", s.path, err)
 	}
