@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 	"github.com/homing-mq/homing/internal/mqttserver"
@@ -20,6 +21,7 @@ type collector struct {
 	m *mqttserver.Server
 	r *rocketmqserver.Server // nil: off
 	s *store.Store
+	c *clock.Clock
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -61,6 +63,8 @@ var (
 	descRocketReqs  = desc("rocketmq_requests_total", "Requests of RocketMQ clients.", "protocol")
 	descRocketSends = desc("rocketmq_messages_total", "Messages of RocketMQ clients: answered with SEND_OK, or refused.", "protocol", "outcome")
 	descRocketBytes = desc("rocketmq_bytes_total", "Bytes of remoting connections.", "direction")
+	descOffset      = desc("clock_offset_seconds", "The wall clock less the server's time: the jumps that were not followed.")
+	descJumps       = desc("clock_jumps_total", "Jumps of the wall clock that were not followed.")
 	descPanics      = desc("panics_total", "Connections closed because of a bug.")
 )
 
@@ -119,6 +123,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descDirect, s.Direct.Load())
 	count(descStored, s.Stored.Load())
 	count(descBlocked, g.Blocked.Load())
+	ch <- prometheus.MustNewConstMetric(descOffset, prometheus.GaugeValue, float64(c.c.Offset())/1000)
+	count(descJumps, c.c.Jumps())
 	panics := g.Panics.Load()
 	if c.r != nil {
 		panics += c.r.Stats.Panics.Load()

@@ -21,6 +21,7 @@ import (
 	"github.com/homing-mq/homing/internal/api"
 	"github.com/homing-mq/homing/internal/auth"
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/config"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqttserver"
@@ -32,6 +33,7 @@ import (
 type server struct {
 	cfg      *config.Config
 	log      *slog.Logger
+	clock    *clock.Clock
 	store    *store.Store
 	auth     *auth.Auth
 	core     *broker.Broker
@@ -54,7 +56,7 @@ const shutdownTime = 15 * time.Second
 
 // startServer opens the store and starts everything but the listeners.
 func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server, err error) {
-	s := &server{cfg: cfg, log: log}
+	s := &server{cfg: cfg, log: log, clock: clock.New(clock.Options{Log: log})}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -82,7 +84,7 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 		return nil, err
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&collector{s.core, s.mqtt, s.rocketmq, s.store})
+		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock})
 	s.api = api.New(api.Options{Metrics: metrics, Ready: func() error { return s.store.Admit(1) }, Log: log, Places: s.places.http})
 	return s, nil
 }
@@ -100,7 +102,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	ready := make(chan struct{})
 	st, err := store.Open(store.Options{
 		Dir: cfg.Data, Sync: syncModes[cfg.Store.Sync], SyncInterval: cfg.Store.SyncInterval, Retention: cfg.P2P.Retention,
-		DiskLimit: int64(cfg.Store.DiskLimit), Logger: s.log, Observer: storeObserver(metrics),
+		DiskLimit: int64(cfg.Store.DiskLimit), Logger: s.log, Clock: s.clock, Observer: storeObserver(metrics),
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			s.core.Committed(ops, err, &batch)
@@ -111,7 +113,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	}
 	s.store = st
 	s.core, err = broker.New(broker.Options{
-		Store: st, Auth: s.auth, Log: s.log,
+		Store: st, Auth: s.auth, Log: s.log, Clock: s.clock,
 		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
 		DelayedLimit: cfg.Limits.Delayed, RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,

@@ -18,7 +18,7 @@ type Completer interface {
 // flush. A gateway makes one per goroutine, sets the time with Begin for every
 // batch of input, and calls Flush at its end.
 type Batch struct {
-	now   int64 // Unix ms
+	now   int64 // see Broker.Now; 0: nobody has asked since Begin
 	mono  int64 // microseconds on a clock that never jumps
 	conns []Flusher
 	done  []completion
@@ -48,15 +48,21 @@ type completion struct {
 
 var epoch = time.Now()
 
-// Begin sets the time that the operations up to the next Begin see.
+// Begin lets time pass: the operations up to the next Begin see the same.
 func (b *Batch) Begin() {
-	now := time.Now()
-	b.mono = now.Sub(epoch).Microseconds()
-	b.now = now.UnixMilli() // not epoch and what has passed since: the clock may have been set
+	b.mono = monotonic()
+	b.now = 0
 }
 
-// Now returns the batch's time in Unix milliseconds.
-func (b *Batch) Now() int64 { return b.now }
+// Now returns the server's time in Unix milliseconds, see internal/clock: the same
+// from the first call after the batch's Begin until the next Begin. All deadlines
+// and expiries are in it; the wall clock may jump.
+func (b *Broker) Now(batch *Batch) int64 {
+	if batch.now == 0 {
+		batch.now = b.clock.Now()
+	}
+	return batch.now
+}
 
 // Refusal returns why the message that was published last with this batch, of
 // any QoS, was refused before the call returned, and forgets it; OK if it was

@@ -2,18 +2,23 @@ package broker
 
 import (
 	"testing"
-	"testing/synctest"
-	"time"
+
+	"github.com/homing-mq/homing/internal/clock"
 )
 
-// A batch tells the time of the system's clock, which may have been set since
-// the start: what is to be published later is compared with that.
-func TestBatchFollowsTheClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // the bubble's clock is set to the year 2000
-		var b Batch
-		b.Begin()
-		if now := time.Now().UnixMilli(); b.Now() != now {
-			t.Errorf("it is %d, the batch says %d", now, b.Now())
+// A batch has the time of the broker's clock, and the same until it begins again.
+func TestBatchHasOneTime(t *testing.T) {
+	elapsed := int64(7)
+	c := clock.New(clock.Options{Wall: func() int64 { return 1_700_000_000_000 }, Elapsed: func() int64 { return elapsed }})
+	b := &Broker{clock: c}
+	var batch Batch
+	for _, want := range []int64{1_700_000_000_000, 1_700_000_001_000} {
+		batch.Begin()
+		for range 2 {
+			if now := b.Now(&batch); now != want {
+				t.Errorf("the batch has the time %d; want %d", now, want)
+			}
+			elapsed += 500
 		}
-	})
+	}
 }

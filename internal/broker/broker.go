@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -30,6 +31,9 @@ type Options struct {
 	Store mq.Store
 	Auth  mq.Authorizer
 	Log   *slog.Logger
+	// Clock is the server's time, the store's too; the broker calls its Check.
+	// nil: one that starts with the wall clock's and remembers nothing.
+	Clock *clock.Clock
 
 	Keep              KeepPolicy
 	RetainedLimit     int // retained messages; 0: no limit
@@ -52,6 +56,7 @@ type Broker struct {
 	store    mq.Store
 	auth     mq.Authorizer
 	log      *slog.Logger
+	clock    *clock.Clock
 	opt      Options
 	registry registry
 	topics   topicTree
@@ -84,7 +89,10 @@ type Broker struct {
 // New starts a broker: it loads the persistent sessions and runs until Close.
 // The store must call Committed with what it has done.
 func New(opt Options) (*Broker, error) {
-	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, opt: opt, stop: make(chan struct{}), slots: make(chan struct{}, backgroundSlots), searches: make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1))}
+	b := &Broker{store: opt.Store, auth: opt.Auth, log: opt.Log, clock: opt.Clock, opt: opt, stop: make(chan struct{}), slots: make(chan struct{}, backgroundSlots), searches: make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1))}
+	if b.clock == nil {
+		b.clock = clock.New(clock.Options{Log: b.log})
+	}
 	b.registry.init()
 	b.topics.init(b.mayRead)
 	b.wheel.init()
@@ -119,7 +127,7 @@ func (b *Broker) Close() {
 // loadSessions brings back the persistent sessions after a restart, and what
 // wills the others have left.
 func (b *Broker) loadSessions() error {
-	now := time.Now().UnixMilli()
+	now := b.clock.Now()
 	var batch Batch
 	return b.store.Sessions(func(id string, meta mq.SessionMeta) error {
 		s := b.newSession(id)

@@ -29,7 +29,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s := b.acquireSettled(req.ClientID)
 	old := s.detach(batch)
 	// Else it ends with the connection before, or has ended [MQTT-4.1.0-2].
-	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > batch.now)
+	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > b.Now(batch))
 	if old == nil && !s.needsStore(req, resume) {
 		// The common case of a million devices that come back: nothing to wait for.
 		s.attach(req, resume, batch)
@@ -64,7 +64,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.vacate()
 	if err != nil {
 		if s.exists && s.expiry != NeverExpires {
-			s.expireAt(batch.now + int64(s.expiry)*1000)
+			s.expireAt(b.Now(batch) + int64(s.expiry)*1000)
 		}
 		s.unlock()
 		return nil, err
@@ -301,12 +301,12 @@ func (b *Broker) Disconnect(s *Session, conn Conn, how Departure, batch *Batch) 
 	}
 	var will *Will
 	if s.will != nil && s.will.Delay > 0 {
-		s.delayWill(batch.now)
+		s.delayWill(b.Now(batch))
 	} else {
 		will = s.takeWill(true)
 	}
 	if s.expiry != NeverExpires {
-		s.expireAt(batch.now + int64(s.expiry)*1000)
+		s.expireAt(b.Now(batch) + int64(s.expiry)*1000)
 	} else if s.will == nil && will == nil && s.hasMeta(s.expiry) {
 		s.mu.Unlock() // the common case: nothing new for the store
 		batch.Flush()
@@ -317,7 +317,7 @@ func (b *Broker) Disconnect(s *Session, conn Conn, how Departure, batch *Batch) 
 	settled := b.publishWill(will, batch)
 	if !settled && !b.closing.Load() { // else the next start does it
 		s.mu.Lock()
-		s.retryWill(will, batch.now)
+		s.retryWill(will, b.Now(batch))
 		s.mu.Unlock()
 		settled = true
 	}

@@ -17,7 +17,7 @@ type timeQueue struct {
 
 // timer is when something of a session is due. It is in one queue or in none.
 type timer struct {
-	at    int64 // Unix ms
+	at    int64 // the server's time, Unix ms
 	id    string
 	place int // in the heap, from 1; 0: in none
 }
@@ -103,9 +103,10 @@ func (b *Broker) runHousekeeping() {
 		case <-b.stop:
 			return
 		}
+		b.clock.Check()
 		batch.Begin()
 		b.endSessions(&batch)
-		b.fireWills(batch.now)
+		b.fireWills(b.Now(&batch))
 		b.expireMessages(&batch)
 		b.retryStalled(&batch)
 		batch.Flush()
@@ -114,7 +115,7 @@ func (b *Broker) runHousekeeping() {
 
 func (b *Broker) endSessions(batch *Batch) {
 	for {
-		t := b.expiries.next(batch.now)
+		t := b.expiries.next(b.Now(batch))
 		if t == nil {
 			return
 		}
@@ -130,9 +131,9 @@ func (b *Broker) endSessions(batch *Batch) {
 		switch {
 		case s.conn != nil || !s.exists || s.deadline == 0:
 			s.unlock()
-		case s.busy != nil, s.deadline > batch.now: // it came back, and left again
+		case s.busy != nil, s.deadline > b.Now(batch): // it came back, and left again
 			s.expiring = &timer{id: s.id}
-			b.expiries.set(s.expiring, max(s.deadline, batch.now+200))
+			b.expiries.set(s.expiring, max(s.deadline, b.Now(batch)+200))
 			s.mu.Unlock()
 		default:
 			s.mu.Unlock()
@@ -146,7 +147,7 @@ func (b *Broker) endSessions(batch *Batch) {
 // [MQTT-4.1.0-2] [MQTT-4.1.0-1]
 func (s *Session) endOverdue(batch *Batch) {
 	s.mu.Lock()
-	if s.dead || s.conn != nil || !s.exists || s.busy != nil || s.deadline == 0 || s.deadline > batch.now {
+	if s.dead || s.conn != nil || !s.exists || s.busy != nil || s.deadline == 0 || s.deadline > s.b.Now(batch) {
 		s.unlock()
 		return
 	}
@@ -157,7 +158,7 @@ func (s *Session) endOverdue(batch *Batch) {
 // clients that never come back.
 func (b *Broker) expireMessages(batch *Batch) {
 	var list []expired
-	b.store.Expired(time.UnixMilli(batch.now), func(id string, seq uint64) bool {
+	b.store.Expired(time.UnixMilli(b.Now(batch)), func(id string, seq uint64) bool {
 		list = append(list, expired{id, seq})
 		return len(list) < 10_000
 	})

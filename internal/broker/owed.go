@@ -162,7 +162,7 @@ func (b *Broker) lookUp(filter, from string, batch *Batch) (list []found, next s
 // take it now. s is locked, and has nothing else to send before.
 func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	m := &b.msg
-	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(b.now) {
+	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(s.b.Now(b)) {
 		return true // replaced meanwhile, damaged or worthless
 	}
 	if !s.b.mayRead(o.sub.Reader, m.Topic) {

@@ -118,7 +118,7 @@ func (s *Session) sendQueued(b *Batch) bool {
 	}
 	m := &b.msg
 	if q.qos0 {
-		if m.Expired(b.now) {
+		if m.Expired(s.b.Now(b)) {
 			s.b.drop(mq.DropExpired)
 		} else if s.sendQoS0(m, kindOf(m.Topic), b); s.full {
 			return false
@@ -135,7 +135,7 @@ func (s *Session) sendQueued(b *Batch) bool {
 		seq: q.seq, rec: q.rec, origin: q.origin, token: q.token, size: uint32(len(q.rec)),
 		state: q.state, flags: q.flags,
 	}
-	if m.Expired(b.now) {
+	if m.Expired(s.b.Now(b)) {
 		s.b.drop(mq.DropExpired)
 		s.giveUp(&e, mq.OK, b)
 		s.cursor = max(s.cursor, q.seq)
@@ -271,7 +271,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	}
 	e := inflight{seq: en.Seq, size: uint32(len(en.Record)), state: durable, flags: en.Flags}
 	qos := mq.QoS(en.Flags & mq.FlagQoS)
-	if en.Seq > s.sentTo && en.Flags&mq.FlagSent == 0 && m.Expired(b.now) {
+	if en.Seq > s.sentTo && en.Flags&mq.FlagSent == 0 && m.Expired(s.b.Now(b)) {
 		s.b.drop(mq.DropExpired)
 		s.cursor = en.Seq
 		s.giveUp(&e, mq.OK, b)

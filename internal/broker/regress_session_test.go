@@ -46,7 +46,7 @@ func TestStallExpiredRelease(t *testing.T) {
 	var r results
 	w.batch.Begin()
 	m := message("a/p2p/dev", 1, 1, 2, true)
-	m.Expiry = w.batch.Now() + 1000
+	m.Expiry = w.b.Now(&w.batch) + 1000
 	w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, 1, &w.batch)
 	w.batch.Flush()
 	w.settle()

@@ -158,7 +158,7 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	var r results
 	w.batch.Begin()
 	m := message("a/p2p/dev", 1, 1, 1, true)
-	m.Expiry = w.batch.Now() + 700
+	m.Expiry = w.b.Now(&w.batch) + 700
 	w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, 1, &w.batch)
 	w.batch.Flush()
 	w.publish("a/p2p/dev", 1, 2, 1, true, &r)

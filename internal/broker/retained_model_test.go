@@ -153,7 +153,7 @@ func (w *retainedWorld) expiring() {
 		return
 	}
 	w.batch.Begin()
-	m := &mq.Message{Topic: []byte(topic), Payload: []byte("x"), QoS: 1, Retain: true, Expiry: w.batch.Now() + 3}
+	m := &mq.Message{Topic: []byte(topic), Payload: []byte("x"), QoS: 1, Retain: true, Expiry: w.b.Now(&w.batch) + 3}
 	w.next++
 	w.b.Publish(Source{Principal: &mq.Principal{}}, m, w.told, uint64(w.next), &w.batch)
 	w.batch.Flush()

@@ -393,7 +393,7 @@ func (l *lender) sendReturned(b *Batch) bool {
 		}
 	}
 	m := &b.msg
-	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(b.now) {
+	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(s.b.Now(b)) {
 		s.b.drop(mq.DropExpired)
 		l.returned = l.returned[1:]
 		s.acknowledge(e, b)

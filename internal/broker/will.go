@@ -133,7 +133,7 @@ func (b *Broker) publishWill(w *Will, batch *Batch) (settled bool) {
 		return true
 	}
 	batch.Begin()
-	m, err := b.message(w, batch.now)
+	m, err := b.message(w, b.Now(batch))
 	if err != nil {
 		b.log.Error("cannot read a will", "client", w.Principal.ClientID, "error", err)
 		b.drop(mq.DropStoreFailed)
@@ -196,7 +196,7 @@ func (b *Broker) fireWills(now int64) {
 				}
 				s.mu.Lock()
 				if !settled { // the store may take it later
-					s.retryWill(w, batch.now)
+					s.retryWill(w, b.Now(batch))
 				}
 				s.vacate()
 				s.unlock()

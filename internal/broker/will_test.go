@@ -59,7 +59,7 @@ func (w *world) housekeep() {
 	for range 2 {
 		batch.Begin()
 		w.b.endSessions(&batch)
-		w.b.fireWills(batch.now)
+		w.b.fireWills(w.b.Now(&batch))
 		batch.Flush()
 		time.Sleep(time.Millisecond) // the broker's own may have begun something
 		for end := time.Now().Add(10 * time.Second); len(w.b.slots) > 0; {

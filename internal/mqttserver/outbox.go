@@ -89,7 +89,7 @@ func (c *conn) Takes(m *mq.Message, h broker.Header) bool {
 
 // SendPublish implements broker.Conn.
 func (c *conn) SendPublish(m *mq.Message, h broker.Header, b *broker.Batch) broker.SendResult {
-	p := c.packet(m, &h, b.Now())
+	p := c.packet(m, &h, c.srv.broker.Now(b))
 	size := p.Size(c.version)
 	if size > int(c.maxPacket) {
 		return broker.SendTooLarge

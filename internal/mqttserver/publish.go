@@ -55,7 +55,7 @@ func (c *conn) handlePublish(w *worker, first byte, body []byte) error {
 		Retain: p.Retain && !isP2P(p.Topic), Keep: c.detail != nil && c.detail.session > 0,
 	}
 	if p.HasExpiry {
-		m.Expiry = w.batch.Now() + int64(p.Expiry)*1000
+		m.Expiry = c.srv.broker.Now(&w.batch) + int64(p.Expiry)*1000
 	}
 	return c.publish(m, p.PacketID, w)
 }

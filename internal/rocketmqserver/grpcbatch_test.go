@@ -1,10 +1,12 @@
 package rocketmqserver
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/mq"
 	pb "github.com/homing-mq/homing/internal/rocketmqpb"
 )
@@ -15,6 +17,8 @@ func (f *flushes) Flush(*broker.Batch) { *f++ }
 
 // Calls that can run while one is about to flush are flushed with it.
 func TestSharedBatch(t *testing.T) {
+	var passed, last atomic.Int64 // ms, and the batch's time
+	r := newRig(t, rigOptions{core: func(o *broker.Options) { o.Clock = clock.New(clock.Options{Elapsed: passed.Load}) }})
 	var b sharedBatch
 	for range 2 {
 		var first, second flushes
@@ -22,8 +26,9 @@ func TestSharedBatch(t *testing.T) {
 			if begun := b.lock(); begun != (i == 0) {
 				t.Fatalf("call %d begins a batch: %v", i, begun)
 			}
-			if b.open.Now() == 0 {
-				t.Error("the batch has no time")
+			passed.Add(1000)
+			if now := r.core.Now(b.open); now < last.Swap(now)+500 {
+				t.Errorf("call %d does not begin the batch anew: it has the time %d", i, now)
 			}
 			b.open.Touch(f)
 			b.mu.Unlock()

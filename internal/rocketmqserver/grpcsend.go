@@ -149,7 +149,7 @@ func (c *call) publish(who *mq.Principal) {
 	defer batch.mu.Unlock()
 	bodies, limit := 0, maxBodies*c.srv.opt.BodySize
 	for i, b := range s.request {
-		s.part.begin(c.srv, batch.open.Now())
+		s.part.begin(c.srv, c.srv.broker.Now(batch.open))
 		err := s.part.takeGRPC(&s.message, b)
 		if err == nil && len(s.part.messages) > 1 {
 			err = s.part.permitted(who)

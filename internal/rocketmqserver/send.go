@@ -157,7 +157,7 @@ func (c *conn) part(i int) *translation {
 	if i == len(c.parts) {
 		c.parts = append(c.parts, new(translation))
 	}
-	c.parts[i].begin(c.srv, c.batch.Now())
+	c.parts[i].begin(c.srv, c.srv.broker.Now(&c.batch))
 	return c.parts[i]
 }
 
