@@ -84,11 +84,6 @@ func (r *recovery) replayHint(s *segment) (bool, error) {
 	r.commit = max(r.commit, h.commit)
 	r.synced = max(r.synced, at(s.epoch, h.end))
 	s.sealed, s.sealAt, s.commit, s.hinted = true, h.end, h.commit, true
-	var seal frameHeader
-	b := make([]byte, frameHeaderSize)
-	if n, _ := s.file.ReadAt(b, h.end); n == len(b) && seal.parse(b, s.key, h.end) { // else the time is known less well
-		r.saw(&seal)
-	}
 	return true, nil
 }
 
