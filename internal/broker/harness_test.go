@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/store"
 )
@@ -26,6 +27,7 @@ type world struct {
 	batch Batch
 	wrap  func(mq.Store) mq.Store
 	auth  mq.Authorizer
+	clock func() *clock.Clock // makes that of a process; nil: the default
 }
 
 type allowAll struct{}
@@ -34,7 +36,12 @@ func (allowAll) Allow(*mq.Principal, mq.Action, []byte) bool { return true }
 func (allowAll) Grant(*mq.Principal, []byte) mq.Grant        { return mq.GrantAll }
 
 func newWorld(t testing.TB, opt Options, sync store.SyncMode) *world {
-	w := &world{t: t, fs: vfs.NewCrashableMem(), opt: opt, sync: sync}
+	return newWorldWith(t, opt, sync, nil)
+}
+
+// newWorldWith is newWorld with clocks that the test sets.
+func newWorldWith(t testing.TB, opt Options, sync store.SyncMode, clock func() *clock.Clock) *world {
+	w := &world{t: t, fs: vfs.NewCrashableMem(), opt: opt, sync: sync, clock: clock}
 	w.start()
 	return w
 }
@@ -43,8 +50,12 @@ func (w *world) start() {
 	var b *Broker
 	var batch Batch
 	ready := make(chan struct{})
+	opt := w.opt
+	if w.clock != nil {
+		opt.Clock = w.clock()
+	}
 	st, err := store.Open(store.Options{
-		Dir: "data", FS: w.fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour,
+		Dir: "data", FS: w.fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour, Clock: opt.Clock,
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			b.Committed(ops, err, &batch)
@@ -53,7 +64,6 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	opt := w.opt
 	opt.Store, opt.Auth, opt.Log = st, allowAll{}, slog.New(slog.DiscardHandler)
 	if opt.PendingSize == 0 {
 		opt.PendingSize, opt.PendingAll = 1<<20, 64<<20
