@@ -216,7 +216,7 @@ func TestExpireWaitsForAcknowledged(t *testing.T) {
 		w.disconnect(d)
 		w.batch.Begin()
 		m := message("a/p2p/dev", 1, n, 1, true)
-		m.Expiry = w.batch.Now() + 60_000
+		m.Expiry = w.b.Now(&w.batch) + 60_000
 		var r results
 		w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, uint64(n), &w.batch)
 		w.batch.Flush()
@@ -254,7 +254,7 @@ func TestEvictedIsConfirmed(t *testing.T) {
 	var r results
 	w.batch.Begin()
 	m := message("a/p2p/dev", 1, 1, 1, true)
-	m.Expiry = w.batch.Now() + 60_000
+	m.Expiry = w.b.Now(&w.batch) + 60_000
 	w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, 1, &w.batch)
 	w.batch.Flush()
 	w.settle()

@@ -118,6 +118,7 @@ func TestAliasMemory(t *testing.T) {
 
 // TestSendPublishAllocates nothing, with aliases and without.
 func TestSendPublishAllocates(t *testing.T) {
+	s, _ := serve(t, nil)
 	var b broker.Batch
 	b.Begin()
 	m := &mq.Message{
@@ -127,6 +128,7 @@ func TestSendPublishAllocates(t *testing.T) {
 	for name, c := range map[string]*conn{
 		"3.1.1": connOf(mqtt.V311, 1<<20, 0), "5.0": connOf(mqtt.V5, 1<<20, 0), "5.0 with aliases": connOf(mqtt.V5, 1<<20, 10),
 	} {
+		c.srv.broker = s.broker
 		h := broker.Header{Seq: 7, PacketID: 8, QoS: 1}
 		send := func() {
 			if r := c.SendPublish(m, h, &b); r != broker.Sent {

@@ -63,17 +63,14 @@ func (c *conn) done(buf []byte, b *broker.Batch) {
 	}
 }
 
-// packet is m for this client.
-func (c *conn) packet(m *mq.Message, h *broker.Header, now int64) mqtt.Publish {
+// packet is m for this client; what is left of its expiry is to be set.
+func (c *conn) packet(m *mq.Message, h *broker.Header) mqtt.Publish {
 	p := mqtt.Publish{
 		QoS: byte(h.QoS), Dup: h.Dup, Retain: h.Retain, PacketID: h.PacketID, Topic: m.SeenTopic(), Payload: m.Payload,
 	}
 	if c.version == mqtt.V5 {
 		p.Props, p.SubscriptionIDs = m.Props, h.SubscriptionIDs
-		if m.Expiry != 0 {
-			// [MQTT-3.3.2-6]
-			p.HasExpiry, p.Expiry = true, m.RemainingExpiry(now)
-		}
+		p.HasExpiry = m.Expiry != 0
 	}
 	return p
 }
@@ -83,13 +80,16 @@ func (c *conn) Takes(m *mq.Message, h broker.Header) bool {
 	if c.version != mqtt.V5 {
 		return true // there is no maximum packet size
 	}
-	p := c.packet(m, &h, 0)
+	p := c.packet(m, &h)
 	return p.Size(c.version) <= int(c.maxPacket)
 }
 
 // SendPublish implements broker.Conn.
 func (c *conn) SendPublish(m *mq.Message, h broker.Header, b *broker.Batch) broker.SendResult {
-	p := c.packet(m, &h, c.srv.broker.Now(b))
+	p := c.packet(m, &h)
+	if p.HasExpiry { // [MQTT-3.3.2-6]
+		p.Expiry = m.RemainingExpiry(c.srv.broker.Now(b))
+	}
 	size := p.Size(c.version)
 	if size > int(c.maxPacket) {
 		return broker.SendTooLarge
