@@ -12,11 +12,13 @@ import (
 type sink struct {
 	sess *Session
 	pid  uint16
+	came int // PUBLISH packets
 }
 
 func (l *sink) SendConnack(s *Session, _ bool, _ *Batch) { l.sess = s }
 func (l *sink) SendPublish(_ *mq.Message, h Header, _ *Batch) SendResult {
 	l.pid = h.PacketID
+	l.came++
 	return Sent
 }
 func (l *sink) SendAck(AckKind, uint16, mq.Code, *Batch)  {}
@@ -54,6 +56,9 @@ func TestAllocations(t *testing.T) {
 		m := message("a/p2p/dev", 1, 1, mq.QoS(qos), false)
 		if got := testing.AllocsPerRun(1000, direct(w, target, &sink{}, m)); got > want {
 			t.Errorf("QoS %d: %v allocations, want %v", qos, got, want)
+		}
+		if target.came != 1001 { // AllocsPerRun runs it once more
+			t.Errorf("QoS %d: %d messages came, want 1001", qos, target.came)
 		}
 		w.stop()
 	}

@@ -320,9 +320,11 @@ func TestWillStoreFull(t *testing.T) {
 	if p.wire.present {
 		t.Error("the session is there again")
 	}
+	witness := w.online(&peer{id: "witness"}, true)
+	witness.subscribe(w, mq.Subscription{Filter: "y", QoS: 1})
 	w.send("y", "1", 1, false, &results{}, 1)
-	if w.drain(p); len(p.got) > 0 {
-		t.Errorf("got %v", p.got)
+	if w.drain(p, witness); len(p.got) > 0 || len(witness.got) != 1 {
+		t.Errorf("got %v, who has subscribed %v", p.got, witness.got)
 	}
 }
 

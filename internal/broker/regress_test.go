@@ -2,8 +2,10 @@ package broker
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,6 +275,11 @@ func TestStallRelease(t *testing.T) {
 	if acks := rel(); len(acks) == 0 {
 		t.Fatal("PUBREL is never answered again")
 	}
+	d := &device{id: "dev", window: 10}
+	w.connect(d, true)
+	if w.drainAll(d); !slices.Equal(numbers(d.got), []int{1}) {
+		t.Errorf("the device got %v, want 1", numbers(d.got))
+	}
 }
 
 func TestGrowGaps(t *testing.T) {
@@ -284,22 +291,35 @@ func TestGrowGaps(t *testing.T) {
 	var r results
 	w.publish("x", 1, 1, 1, true, &r)
 	w.publish("x", 1, 2, 1, true, &r)
+	if d.receive(); !slices.Equal(numbers(d.got), []int{1}) {
+		t.Fatalf("got %v, want 1: the window is full", numbers(d.got))
+	}
 	start := time.Now()
 	last := start
 	for n := 3; n < 30000; n++ {
 		w.publish("a/p2p/dev", 1, n, 1, true, &r)
 		if n%5000 == 0 {
 			d.sess.mu.Lock()
-			t.Log(n, "tail.n", d.sess.tail.n, "slots bytes", len(d.sess.tail.ring)*int(queuedSize), "5000 took", time.Since(last))
+			tail := d.sess.tail.n
+			t.Log(n, "tail.n", tail, "slots bytes", len(d.sess.tail.ring)*int(queuedSize), "5000 took", time.Since(last))
 			d.sess.mu.Unlock()
 			last = time.Now()
+			if tail > 1000 {
+				t.Fatalf("%d entries in a tail limited to 100 messages", tail)
+			}
 		}
 	}
 	w.settle()
 	d.sess.mu.Lock()
-	defer d.sess.mu.Unlock()
-	if d.sess.tail.n > 1000 {
-		t.Fatalf("%d entries in a tail limited to 100 messages", d.sess.tail.n)
+	tail := d.sess.tail.n
+	d.sess.mu.Unlock()
+	if tail > 1000 {
+		t.Fatalf("%d entries in a tail limited to 100 messages", tail)
+	}
+	w.drainAll(d)
+	dropped := w.b.Stats.Dropped[mq.DropInboxFull].Load() + w.b.Stats.Dropped[mq.DropSlowConsumer].Load()
+	if got := numbers(d.got); len(got) < 101 || len(got)+int(dropped) != 29999 || got[len(got)-100] != 29900 || got[len(got)-1] != 29999 {
+		t.Errorf("%d of 29999 came: %v; %d were dropped", len(got), got, dropped)
 	}
 }
 
@@ -382,6 +402,7 @@ func TestRaceForget(t *testing.T) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var r results
+	var rounds atomic.Int64
 	for g := range 3 {
 		wg.Go(func() {
 			var b Batch
@@ -403,10 +424,16 @@ func TestRaceForget(t *testing.T) {
 				b.Flush()
 				w.b.Disconnect(s, l, Departure{}, &b)
 				b.Flush()
+				rounds.Add(1)
 			}
 		})
 	}
-	bad := 0
+	meanwhile := func() { // let the others connect and disconnect some more
+		for from := rounds.Load(); rounds.Load() < from+10; {
+			runtime.Gosched()
+		}
+	}
+	bad, came := 0, 0
 	for i := 0; i < 400; i++ {
 		id := "v" + string(rune('a'+i%26)) + string(rune('a'+i/26%26))
 		var b Batch
@@ -414,18 +441,22 @@ func TestRaceForget(t *testing.T) {
 		m := message("a/p2p/"+id, 77, i, 1, true)
 		w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, uint64(i), &b)
 		b.Flush()
-		time.Sleep(7 * time.Millisecond)
+		w.eventually("it is stored", func() bool { _, told := r.get(i); return told })
+		meanwhile()
 		l := &link{}
 		s, _ := w.b.Connect(ConnectRequest{ClientID: id, Conn: l, CleanStart: true, ReceiveMax: 100}, &b)
 		b.Flush()
-		time.Sleep(2 * time.Millisecond)
+		w.eventually("it comes", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.in) > 0 })
+		meanwhile()
 		in, _, _ := l.take()
 		for _, p := range in {
 			b.Begin()
 			w.b.Puback(s, l, p.pid, &b)
 			b.Flush()
-			if p.sender != 77 {
+			if p.sender != 77 || p.n != i {
 				bad++
+			} else {
+				came++
 			}
 		}
 		w.b.Disconnect(s, l, Departure{}, &b)
@@ -441,8 +472,11 @@ func TestRaceForget(t *testing.T) {
 			fails++
 		}
 	}
-	t.Log("wrong", bad, "failed", fails, "sessions", w.b.Sessions(), "dropped store_failed", w.b.Stats.Dropped[mq.DropStoreFailed].Load())
+	t.Log("came", came, "wrong", bad, "failed", fails, "sessions", w.b.Sessions(), "dropped store_failed", w.b.Stats.Dropped[mq.DropStoreFailed].Load())
 	if bad > 0 || w.b.Stats.Dropped[mq.DropStoreFailed].Load() > 0 {
 		t.Fatal("handle mixed up")
+	}
+	if came != 400 || fails > 0 {
+		t.Errorf("%d of 400 came, %d were refused", came, fails)
 	}
 }

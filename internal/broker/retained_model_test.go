@@ -297,14 +297,16 @@ func TestRetainedLive(t *testing.T) {
 		w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 		const topics, writers, each = 40, 3, 300
 		var wg sync.WaitGroup
+		var used [topics * writers]bool
 		for i := range writers {
 			wg.Go(func() { // each has topics of its own: their order is known
 				r := rng(seed*10 + uint64(i))
 				var b Batch
 				for n := 1; n <= each; n++ {
 					b.Begin()
-					topic := fmt.Sprint("r/", r.IntN(topics)*writers+i)
-					m := &mq.Message{Topic: []byte(topic), Payload: []byte(fmt.Sprint(n)), QoS: mq.QoS(1 + r.IntN(2)), Retain: true}
+					k := r.IntN(topics)*writers + i
+					used[k] = true
+					m := &mq.Message{Topic: fmt.Append(nil, "r/", k), Payload: []byte(fmt.Sprint(n)), QoS: mq.QoS(1 + r.IntN(2)), Retain: true}
 					w.b.Publish(Source{Principal: &mq.Principal{}}, m, nil, 0, &b)
 					b.Flush()
 				}
@@ -332,6 +334,15 @@ func TestRetainedLive(t *testing.T) {
 			if last[k.topic] != k.payload {
 				t.Errorf("seed %d: %v is retained, %s came last", seed, k, last[k.topic])
 			}
+		}
+		want := 0
+		for _, is := range used {
+			if is {
+				want++
+			}
+		}
+		if len(last) != want || len(final.got) != want {
+			t.Errorf("seed %d: messages of %d topics came, then %d retained ones; %d topics were published to", seed, len(last), len(final.got), want)
 		}
 		w.stop()
 	}
