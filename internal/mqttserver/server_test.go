@@ -358,7 +358,7 @@ func TestAckCodes(t *testing.T) {
 func TestReceiveMaximum(t *testing.T) {
 	_, addr := serve(t, func(o *Options) { o.ReceiveMax, o.Pause = 5, 5 })
 	back := connect(t, addr, "back", mqtt.V5)
-	connect(t, addr, "dev", mqtt.V5) // takes, and does not acknowledge
+	dev := connect(t, addr, "dev", mqtt.V5) // takes, and does not acknowledge
 	var all []packet
 	for pid := uint16(1); pid <= 6; pid++ {
 		all = append(all, publish("a/p2p/dev", "x", 1, pid))
@@ -372,6 +372,9 @@ func TestReceiveMaximum(t *testing.T) {
 		if mqtt.TypeOf(first) == mqtt.DISCONNECT {
 			break
 		}
+	}
+	for range 5 {
+		dev.expectPublish()
 	}
 
 	old := connect(t, addr, "old", mqtt.V311)
@@ -388,6 +391,9 @@ func TestReceiveMaximum(t *testing.T) {
 		if got := mqtt.TypeOf(first); got != mqtt.PUBACK && got != mqtt.PUBREC {
 			t.Fatalf("got %v", got)
 		}
+	}
+	for range 95 { // the window is 100
+		dev.expectPublish()
 	}
 }
 
@@ -429,11 +435,7 @@ func TestIdleHoldsNothing(t *testing.T) {
 	p := connect(t, addr, "idle", mqtt.V311)
 	whole := publish("a/p2p/idle", "hello", 0, 0).Append(nil, mqtt.V311)
 	p.raw(whole[:5])
-	for end := time.Now().Add(5 * time.Second); s.Stats.BytesIn.Load() < uint64(5+18) || s.Stats.Workers.Load() != 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d bytes came, %d workers are held by a connection that waits", s.Stats.BytesIn.Load(), s.Stats.Workers.Load())
-		}
-	}
+	waitFor(t, "all has come, and no worker is held by a connection that waits", func() bool { return s.Stats.BytesIn.Load() >= uint64(5+18) && s.Stats.Workers.Load() == 0 })
 	p.raw(whole[5:])
 	if got := p.expectPublish(); string(got.Payload) != "hello" {
 		t.Fatalf("got %+v", got)
@@ -447,9 +449,15 @@ func TestIdleHoldsNothing(t *testing.T) {
 
 func waitClosed(t *testing.T, s *Server) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); s.Connections() > 0; time.Sleep(time.Millisecond) {
+	waitFor(t, "all connections are closed", func() bool { return s.Connections() == 0 })
+}
+
+// waitFor waits for a condition: the one place where these tests sleep.
+func waitFor(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(100 * time.Microsecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d connections stay", s.Connections())
+			t.Fatal("it never comes that " + what)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package mqttserver
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,10 +154,8 @@ func TestUnsubackCodes(t *testing.T) {
 	var ack mqtt.Unsuback
 	p.expect(mqtt.UNSUBACK, func(first byte, body []byte) error { return ack.Decode(first, body, p.v) })
 	want := []mqtt.ReasonCode{mqtt.CodeSuccess, mqtt.CodeNoSubscriptionExisted, mqtt.CodeTopicFilterInvalid}
-	for i, code := range ack.Codes {
-		if code != want[i] {
-			t.Errorf("filter %d: %v, want %v", i, code, want[i])
-		}
+	if !slices.Equal(ack.Codes, want) {
+		t.Errorf("%v, want %v", ack.Codes, want)
 	}
 }
 
@@ -393,11 +392,7 @@ func TestDisconnectExpiry(t *testing.T) {
 	}
 	p.send(bye(1000))
 	p.expectClose(0)
-	for end := time.Now().Add(10 * time.Second); s.broker.Sessions() > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the session outlives the limit")
-		}
-	}
+	waitFor(t, "the session ends at the limit", func() bool { return s.broker.Sessions() == 0 })
 	p = connect(t, addr, "dev", mqtt.V5)
 	d := &mqtt.Disconnect{}
 	d.Properties.ServerReference = []byte("elsewhere")

@@ -42,13 +42,19 @@ func TestOnePacketAFrame(t *testing.T) {
 	if err := ws.Write(ctx, websocket.MessageBinary, out); err != nil {
 		t.Fatal(err)
 	}
-	for frames := range 7 { // CONNACK, SUBACK, five PUBLISH; PUBACKs follow
+	came := map[mqtt.PacketType]int{}
+	for frames := 0; came[mqtt.PUBLISH] < 5; frames++ { // and CONNACK, SUBACK; PUBACKs follow
 		_, frame, err := ws.Read(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, n, _, err := mqtt.Split(frame, mqtt.MaxPacketSize); err != nil || n != len(frame) {
+		first, _, n, _, err := mqtt.Split(frame, mqtt.MaxPacketSize)
+		if err != nil || n != len(frame) {
 			t.Fatalf("frame %d has %d bytes, its first packet %d: % x", frames, len(frame), n, frame)
 		}
+		came[mqtt.TypeOf(first)]++
+	}
+	if came[mqtt.CONNACK] != 1 || came[mqtt.SUBACK] != 1 {
+		t.Errorf("came: %v", came)
 	}
 }
