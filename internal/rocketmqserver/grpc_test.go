@@ -417,7 +417,7 @@ func sign(key, secret, date string, upper bool) []string {
 
 func TestGRPCSignature(t *testing.T) {
 	v := newRig(t, rigOptions{server: func(o *Options) { o.Auth = keys{"AK": "secret", "OTHER": "terces"} }})
-	v.device("online", false)
+	d := v.device("online", false)
 	const date = "20260102T030405Z"
 	p := v.producer()
 	with := func(s []string, from, to string) []string {
@@ -446,8 +446,16 @@ func TestGRPCSignature(t *testing.T) {
 		{"an empty key, as Python has it", sign("", "", date, false), pb.Code_FORBIDDEN, "not signed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wants(t, p.send(calling(t, c.meta...), message("/p2p/online", "x")).Status, c.code, c.text)
+			wants(t, p.send(calling(t, c.meta...), message("/p2p/online", c.name)).Status, c.code, c.text)
+			if c.code == pb.Code_OK {
+				if g := d.next(); g.payload != c.name {
+					t.Errorf("the device gets %q", g.payload)
+				}
+			}
 		})
+	}
+	if n := len(d.got); n != 0 { // the last that was right has come, and none since
+		t.Errorf("%d more messages come", n)
 	}
 	if n := v.Stats.AuthFailed[GRPC].Load(); n != 5 {
 		t.Errorf("%d failures counted", n)
@@ -696,7 +704,7 @@ func TestGRPCInflating(t *testing.T) {
 		sends.Go(func() { wants(t, p.send(calling(t), m...).Status, pb.Code_OK, "") })
 	}
 	send(message("/p2p/online", "plain first"), zip("zipped"), zip("and more"))
-	d.nothing()
+	d.quiet()
 	send(message("/p2p/online", "plain"))
 	if got := d.next(); got.payload != "plain" {
 		t.Errorf("delivered %q", got.payload)
@@ -784,10 +792,13 @@ func TestGRPCUnserved(t *testing.T) {
 func TestGRPCPanic(t *testing.T) {
 	log := new(lockedBuffer)
 	v := newRig(t, rigOptions{server: func(o *Options) { o.Auth, o.Log = keys{"AK": "secret"}, slog.New(slog.NewTextHandler(log, nil)) }})
-	v.device("online", false)
+	d := v.device("online", false)
 	p := v.producer()
-	wants(t, p.send(calling(t, sign("panic", "", "", false)...), message("/p2p/online", "x")).Status, pb.Code_INTERNAL_SERVER_ERROR, "a bug")
-	wants(t, p.send(calling(t, sign("AK", "secret", "", false)...), message("/p2p/online", "x")).Status, pb.Code_OK, "")
+	wants(t, p.send(calling(t, sign("panic", "", "", false)...), message("/p2p/online", "first")).Status, pb.Code_INTERNAL_SERVER_ERROR, "a bug")
+	wants(t, p.send(calling(t, sign("AK", "secret", "", false)...), message("/p2p/online", "second")).Status, pb.Code_OK, "")
+	if g := d.next(); g.payload != "second" || len(d.got) != 0 {
+		t.Errorf("the device gets %q, and %d more", g.payload, len(d.got))
+	}
 	if n := v.Stats.Accepted[GRPC].Load(); n != 1 {
 		t.Errorf("%d connections", n)
 	}

@@ -348,8 +348,13 @@ func TestRoute(t *testing.T) {
 	if a := c.send("other", "x"); a.code != rocketmq.TopicNotExist || !strings.Contains(a.remark, "list of parent topics") {
 		t.Errorf("topic other: %v %q", a.code, a.remark)
 	}
+	d := r.device("dev", false)
+	d.subscribe("#")
 	if a := c.send("x%parent", "x"); a.code != rocketmq.Success {
 		t.Errorf("topic parent: %v %q", a.code, a.remark)
+	}
+	if g := d.next(); g.topic != "parent" || len(d.got) != 0 {
+		t.Errorf("the device gets %+v, and %d more", g, len(d.got))
 	}
 	r.opt.Advertise = "mq.example.com:1"
 	a = c.do(rocketmq.GetRouteInfoByTopic, nil, "topic", "x%parent")
@@ -686,7 +691,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	w.Write([]byte("hello"))
 	w.Close()
 	c.request(rocketmq.SendMessageV2, 0, b.Bytes(), fields("parent", properties("mqttSecondTopic", "/p2p/dev1"), "f", "1")...)
-	d.nothing()
+	d.quiet()
 	<-r.inflate
 	if a := c.answer(); a.code != rocketmq.Success {
 		t.Errorf("%v %q", a.code, a.remark)

@@ -189,8 +189,28 @@ func (d *device) next() got {
 	}
 }
 
-// nothing checks that the device gets no message.
+// nothing checks that the device has got no message of what is handled: the next
+// is one that is sent now.
 func (d *device) nothing() {
+	d.r.t.Helper()
+	var batch broker.Batch
+	batch.Begin()
+	m := &mq.Message{Topic: []byte("nothing/p2p/" + d.id), Payload: []byte("sent last")}
+	if code := d.r.core.Publish(broker.Source{Principal: &mq.Principal{AccessKey: "AK"}}, m, nil, 0, &batch); code != mq.OK {
+		d.r.t.Fatal(code)
+	}
+	batch.Flush()
+	if g := d.next(); g.payload != "sent last" {
+		d.r.t.Errorf("%s gets %+v", d.id, g)
+		for g.payload != "sent last" {
+			g = d.next()
+		}
+	}
+}
+
+// quiet checks that the device gets no message for a while: of requests that wait
+// for room, which nobody can see.
+func (d *device) quiet() {
 	d.r.t.Helper()
 	select {
 	case g := <-d.got:
