@@ -1,6 +1,7 @@
 # make build    bin/homing
 # make run      build, and start the server
 # make test     all tests; with RACE=1 under the race detector (needs a C compiler)
+# make hollow   tests about messages against a core that delivers none: they must fail
 # make interop  other people's RocketMQ SDKs against the server; installs them first
 # make lint     all checks
 # make fuzz     each fuzz target for FUZZTIME (10s), then the live server for LIVETIME (5m)
@@ -19,7 +20,7 @@ GOLANGCI_VERSION = v2.15.0
 # The version is part of the name: a new one is installed, an old one not used.
 GOLANGCI = .bin/golangci-lint-$(GOLANGCI_VERSION)
 
-.PHONY: build run test interop lint fuzz torture bench docs proto
+.PHONY: build run test hollow interop lint fuzz torture bench docs proto
 
 build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/homing ./cmd/homing
@@ -30,6 +31,9 @@ run: build
 test:
 	-test/clients/install.sh
 	$(if $(RACE),CGO_ENABLED=1 HOMING_TEST_RACE=1) go test -timeout 20m $(if $(RACE),-race) ./...
+
+hollow:
+	go run ./test/hollow
 
 interop:
 	HOMING_INTEROP=1 go test -count 1 -v -timeout 20m -run '^TestInteropSDK' ./test
