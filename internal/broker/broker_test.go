@@ -52,6 +52,9 @@ func TestKeepTable(t *testing.T) {
 						if got := len(d.got) == 1; got != want {
 							t.Fatalf("delivered: %v, want %v", got, want)
 						}
+						if n := w.b.Stats.Dropped[mq.DropOffline].Load(); (n == 0) != want {
+							t.Fatalf("%d dropped, delivered: %v", n, want)
+						}
 					})
 				}
 			}
@@ -130,18 +133,11 @@ func TestStoreFallback(t *testing.T) {
 			case "drain":
 				w.b.Drain(time.Second)
 			}
-			end := time.Now().Add(5 * time.Second)
-			for {
+			w.eventually("the sender is acknowledged", func() bool {
 				c1, ok1 := r.get(1)
 				c2, ok2 := r.get(2)
-				if ok1 && ok2 && c1 == mq.OK && c2 == mq.OK {
-					break
-				}
-				if time.Now().After(end) {
-					t.Fatal("the sender is never acknowledged")
-				}
-				time.Sleep(time.Millisecond)
-			}
+				return ok1 && ok2 && c1 == mq.OK && c2 == mq.OK
+			})
 			w.crash(0)
 			d.got = nil
 			w.connect(d, false)

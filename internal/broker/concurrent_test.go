@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,13 +45,14 @@ func concurrent(t *testing.T, seed uint64) {
 				}
 				if r.IntN(20) == 0 {
 					b.Flush()
-					time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond)
+					dawdle(r, 2*time.Millisecond)
 				}
 			}
 			b.Flush()
 		})
 	}
 	stop := make(chan struct{})
+	var rounds [targets]atomic.Int64
 	for i, d := range devs {
 		recv.Go(func() {
 			lw := *w
@@ -62,11 +64,12 @@ func concurrent(t *testing.T, seed uint64) {
 					return
 				default:
 				}
+				rounds[i].Add(1)
 				switch k := r.IntN(40); {
 				case k < 24:
 					lw.ack(d, 1+r.IntN(8))
 				case k < 28:
-					time.Sleep(time.Duration(r.IntN(800)) * time.Microsecond)
+					dawdle(r, 800*time.Microsecond)
 				case k < 30:
 					d.receive()
 					d.window = []int{1, 2, 5, 100, 65535}[r.IntN(5)]
@@ -74,7 +77,7 @@ func concurrent(t *testing.T, seed uint64) {
 				case k < 31:
 					d.receive()
 					lw.disconnect(d)
-					time.Sleep(time.Duration(r.IntN(3000)) * time.Microsecond)
+					dawdle(r, 3*time.Millisecond)
 					lw.connect(d, false)
 				case k < 34:
 					d.link.mu.Lock()
@@ -91,7 +94,10 @@ func concurrent(t *testing.T, seed uint64) {
 		})
 	}
 	pubs.Wait()
-	time.Sleep(20 * time.Millisecond)
+	for i := range rounds { // they go on for a while
+		end := rounds[i].Load() + 100
+		w.eventually("the targets go on", func() bool { return rounds[i].Load() >= end })
+	}
 	close(stop)
 	recv.Wait()
 	for i, d := range devs {

@@ -62,10 +62,8 @@ func (q *delays) pending(now int64) bool {
 
 func (w *world) eventually(what string, is func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(200 * time.Microsecond) {
-		if time.Now().After(end) {
-			w.t.Fatal("it never comes that " + what)
-		}
+	if !poll(20*time.Second, is) {
+		w.t.Fatal("it never comes that " + what)
 	}
 }
 
@@ -301,7 +299,8 @@ func delayedOnce(t *testing.T, topic string, qos mq.QoS, online bool) {
 		}
 	})
 	w.elapse(10)
-	time.Sleep(10 * time.Millisecond) // what is lazy is written
+	w.publish("a/p2p/other", 2, 1, 1, true, &results{}) // carries lazy notes to the disk
+	w.settle()
 	c.keep("at the end")
 	close(stop)
 	watching.Wait()
@@ -505,7 +504,7 @@ func TestDelayedBounded(t *testing.T) {
 			w.eventually("the other gets its message", func() bool { other.receive(); return len(other.got) == 1 })
 		} else {
 			w.eventually("many are published", func() bool { d.receive(); return len(d.got) >= maxFlying })
-			time.Sleep(20 * time.Millisecond)
+			w.looked()
 			if d.receive(); len(d.got) != maxFlying {
 				t.Errorf("%d are published at a time, want %d", len(d.got), maxFlying)
 			}
@@ -538,8 +537,7 @@ func TestDelayedClosing(t *testing.T) {
 	w.b.Drain(10 * time.Second)
 	w.disconnect(d)
 	w.clock.Add(10)
-	w.b.delays.poke()
-	time.Sleep(20 * time.Millisecond)
+	w.looked()
 	w.stop()
 	w.clock.Add(-10)
 	w.start()
@@ -583,8 +581,8 @@ func TestDelayedClosingMeanwhile(t *testing.T) {
 				b.Drain(10 * time.Second)
 				close(drained)
 			}()
-			for !b.delays.held.Load() {
-				time.Sleep(100 * time.Microsecond)
+			if !poll(10*time.Second, b.delays.held.Load) {
+				t.Error("the server does not begin to close")
 			}
 		}
 		return false
@@ -626,7 +624,7 @@ func TestDelayedClock(t *testing.T) {
 	v.later("news", 1, 1, 3_600_000, &results{})
 	v.settle()
 	v.clock.Add(-3_600_000)
-	time.Sleep(clockCheck + clockCheck/5)
+	v.looked()
 	if d.receive(); len(d.got) != 0 {
 		t.Error("it comes early after the clock was set back")
 	}

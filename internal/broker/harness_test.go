@@ -299,12 +299,8 @@ func (w *world) publish(topic string, sender, n int, qos mq.QoS, keep bool, r *r
 // settle waits until the store has answered everything.
 func (w *world) settle() {
 	w.t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for w.b.unanswered.Load() > 0 || w.b.wheel.busy() {
-		if time.Now().After(end) {
-			w.t.Fatalf("does not settle: %d unanswered", w.b.unanswered.Load())
-		}
-		time.Sleep(200 * time.Microsecond)
+	if !poll(10*time.Second, func() bool { return w.b.unanswered.Load() == 0 && !w.b.wheel.busy() }) {
+		w.t.Fatalf("does not settle: %d unanswered", w.b.unanswered.Load())
 	}
 }
 

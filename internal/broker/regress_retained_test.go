@@ -164,11 +164,13 @@ func TestRetainedClearedMeanwhile(t *testing.T) {
 // failingGroups fails the next groups of ops.
 type failingGroups struct {
 	mq.Store
-	w    *world
-	fail atomic.Int32
+	w     *world
+	fail  atomic.Int32
+	after atomic.Uint32 // how many groups have come
 }
 
 func (h *failingGroups) SubmitGroup(ops []mq.Op) {
+	came := h.after.Add(1)
 	if h.fail.Load() == 0 {
 		h.Store.SubmitGroup(ops)
 		return
@@ -176,7 +178,9 @@ func (h *failingGroups) SubmitGroup(ops []mq.Op) {
 	h.fail.Add(-1)
 	owned := slices.DeleteFunc(slices.Clone(ops), func(op mq.Op) bool { return op.Owner == nil })
 	go func() {
-		time.Sleep(5 * time.Millisecond)
+		if !poll(10*time.Second, func() bool { return h.after.Load() > came }) { // it fails after the next has come
+			h.w.t.Error("no other group comes")
+		}
 		var b Batch
 		h.w.b.Committed(owned, &mq.Error{Code: mq.StoreFull, Text: "ENOSPC"}, &b)
 	}()
@@ -377,9 +381,8 @@ func TestWillTriedAgain(t *testing.T) {
 		return nil
 	})
 	w.b.fireWills(time.Now().UnixMilli() + willRetry + 1000)
-	for range 100 {
-		time.Sleep(5 * time.Millisecond)
-	}
+	in := w.st.Inbox("watcher")
+	w.eventually("the will is stored for the watcher", func() bool { return w.st.Stats(in).Count == 1 })
 	w.settle()
 	w.online(watcher, false)
 	if w.drain(watcher); len(watcher.got) != 1 {

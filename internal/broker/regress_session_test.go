@@ -116,16 +116,30 @@ func TestConnectWaitsForStalledStore(t *testing.T) {
 	w.ack(d, 1)
 	w.disconnect(d)
 	d.got = nil
-	go func() {
-		time.Sleep(50 * time.Millisecond)
+	mu.Lock()
+	begun := len(late) // the connection before has gone
+	mu.Unlock()
+	connected := make(chan struct{})
+	var waits sync.WaitGroup
+	waits.Go(func() {
+		if !poll(10*time.Second, func() bool { mu.Lock(); defer mu.Unlock(); return len(late) > begun }) {
+			t.Error("CONNECT does not ask the store")
+		}
 		mu.Lock()
 		defer mu.Unlock()
+		select {
+		case <-connected:
+			t.Error("CONNECT does not wait for the store")
+		default:
+		}
 		stalled = false
 		for _, op := range late {
 			inner.Submit(op)
 		}
-	}()
+	})
 	w.connect(d, false)
+	close(connected)
+	waits.Wait()
 	w.drainAll(d)
 	if got := numbers(d.got); !slices.Equal(got, []int{2}) {
 		t.Fatalf("the device acknowledged 1 and gets %v", got)

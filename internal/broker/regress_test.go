@@ -18,6 +18,15 @@ type hook struct {
 	submit func(op mq.Op) bool // true: swallowed or passed on by itself
 	forget func(in mq.Inbox)
 	read   func()
+
+	expired func(now time.Time) // it is looked for what is over
+}
+
+func (h *hook) Expired(now time.Time, each func(name string, seq uint64) bool) {
+	if h.expired != nil {
+		h.expired(now)
+	}
+	h.Store.Expired(now, each)
 }
 
 func (h *hook) Submit(op mq.Op) {
@@ -58,7 +67,7 @@ func TestLoseReleaseAll(t *testing.T) {
 	w.settle()
 	w.disconnect(s)
 	w.connect(s, true) // new session: nothing of the old one may count
-	time.Sleep(200 * time.Millisecond)
+	w.settle()
 	w.crash(0)
 	w.connect(s, false)
 	result := w.pub2(s, "a/p2p/dev", 2, 1)
@@ -138,9 +147,14 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	var stalled bool
 	var late []mq.Op
 	var inner mq.Store
+	var expiry, looks atomic.Int64
 	w.wrap = func(st mq.Store) mq.Store {
 		inner = st
-		h := &hook{Store: st}
+		h := &hook{Store: st, expired: func(now time.Time) {
+			if at := expiry.Load(); at > 0 && now.UnixMilli() > at {
+				looks.Add(1)
+			}
+		}}
 		h.submit = func(op mq.Op) bool {
 			mu.Lock()
 			defer mu.Unlock()
@@ -161,6 +175,7 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	w.batch.Begin()
 	m := message("a/p2p/dev", 1, 1, 1, true)
 	m.Expiry = w.b.Now(&w.batch) + 700
+	expiry.Store(m.Expiry)
 	w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, 1, &w.batch)
 	w.batch.Flush()
 	w.publish("a/p2p/dev", 1, 2, 1, true, &r)
@@ -168,12 +183,8 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	mu.Lock()
 	stalled = true // one slow fsync
 	mu.Unlock()
-	for range 300 { // until it has been counted twice: a stall of half a second
-		time.Sleep(10 * time.Millisecond)
-		if w.b.Stats.Dropped[mq.DropExpired].Load() == 2 {
-			break
-		}
-	}
+	from := looks.Load()
+	w.eventually("it is looked twice for what is over", func() bool { return looks.Load() > from+2 })
 	mu.Lock()
 	stalled = false
 	for _, op := range late {
@@ -181,7 +192,8 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	}
 	mu.Unlock()
 	w.settle()
-	time.Sleep(50 * time.Millisecond)
+	in := inner.Inbox("dev")
+	w.eventually("the store has only the second", func() bool { return inner.Stats(in).Count == 1 })
 	w.connect(d, false)
 	w.drainAll(d)
 	d.sess.mu.Lock()
@@ -189,6 +201,9 @@ func TestLoseSlowDiskExpiry(t *testing.T) {
 	d.sess.mu.Unlock()
 	if !slices.Equal(numbers(d.got), []int{2}) {
 		t.Fatalf("message 2 is acknowledged and stored, and the device gets %v", numbers(d.got))
+	}
+	if n := w.b.Stats.Dropped[mq.DropExpired].Load(); n != 1 {
+		t.Errorf("message 1 is counted as expired %d times", n)
 	}
 }
 
@@ -236,6 +251,7 @@ func TestLoseExpireWhilePumping(t *testing.T) {
 func TestStallRelease(t *testing.T) {
 	w := newWorld(t, Options{StoreAfter: time.Millisecond}, store.SyncOS)
 	fail := 1
+	failed := make(chan struct{})
 	w.wrap = func(st mq.Store) mq.Store {
 		h := &hook{Store: st}
 		h.submit = func(op mq.Op) bool {
@@ -244,6 +260,7 @@ func TestStallRelease(t *testing.T) {
 				go func() {
 					var b Batch
 					w.b.Committed([]mq.Op{op}, &mq.Error{Code: mq.StoreFull, Text: "ENOSPC"}, &b)
+					close(failed)
 				}()
 				return true
 			}
@@ -258,23 +275,23 @@ func TestStallRelease(t *testing.T) {
 	w.connect(s, true)
 	w.pub2(s, "a/p2p/dev", 1, 1)
 	w.settle()
-	rel := func() (acks []ackSent) {
+	s.link.take()
+	rel := func() {
 		w.batch.Begin()
 		if w.b.Pubrel(s.sess, s.link, 1, &w.batch) == AckUnknown {
 			t.Log("unknown id: 0x92")
 		}
 		w.batch.Flush()
-		w.settle()
-		time.Sleep(20 * time.Millisecond)
-		_, _, acks = s.link.take()
-		return
 	}
-	t.Log(rel())
+	rel()
+	<-failed
 	w.disconnect(s)
 	w.connect(s, false)
-	if acks := rel(); len(acks) == 0 {
-		t.Fatal("PUBREL is never answered again")
-	}
+	rel()
+	w.eventually("PUBREL is answered again", func() bool {
+		_, _, acks := s.link.take()
+		return len(acks) > 0
+	})
 	d := &device{id: "dev", window: 10}
 	w.connect(d, true)
 	if w.drainAll(d); !slices.Equal(numbers(d.got), []int{1}) {

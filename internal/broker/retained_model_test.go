@@ -158,7 +158,7 @@ func (w *retainedWorld) expiring() {
 	w.b.Publish(Source{Principal: &mq.Principal{}}, m, w.told, uint64(w.next), &w.batch)
 	w.batch.Flush()
 	w.topics[topic] = append(w.topics[topic], kept{n: w.next, qos: 1})
-	time.Sleep(4 * time.Millisecond)
+	poll(time.Second, func() bool { return time.Now().UnixMilli() > m.Expiry })
 }
 
 // lose loses power. What there is then must be something that it may be.

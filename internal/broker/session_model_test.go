@@ -478,8 +478,9 @@ func (c *modelClient) finish(q *owedMessage) {
 func (m *model) check() {
 	m.t.Helper()
 	m.settle()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(200 * time.Microsecond) {
-		missing := ""
+	missing := ""
+	poll(5*time.Second, func() bool {
+		missing = ""
 		for _, c := range m.clients {
 			m.take(c)
 			if what := c.missing(); what != "" {
@@ -491,13 +492,10 @@ func (m *model) check() {
 				missing = fmt.Sprintf("the answer to publish %d", n)
 			}
 		}
-		if missing == "" || m.t.Failed() {
-			return
-		}
-		if time.Now().After(end) {
-			m.t.Errorf("missing: %s", missing)
-			return
-		}
+		return missing == "" || m.t.Failed()
+	})
+	if missing != "" {
+		m.t.Errorf("missing: %s", missing)
 	}
 }
 

@@ -469,7 +469,7 @@ func publishAtRandom(w *world, i, each int, r *rand.Rand, res *results) {
 		}
 		if r.IntN(10) == 0 {
 			p.batch.Flush()
-			time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond)
+			dawdle(r, 2*time.Millisecond)
 		}
 		p.release(w, res)
 	}
@@ -518,7 +518,7 @@ func memberAtRandom(w *world, p *peer, r *rand.Rand, stop chan struct{}) {
 		case n < 22:
 			p.ack(w, 1+r.IntN(10))
 		case n < 25:
-			time.Sleep(time.Duration(r.IntN(800)) * time.Microsecond)
+			dawdle(r, 800*time.Microsecond)
 		case n < 28 && p.wire != nil:
 			p.subscribe(w, subs[r.IntN(len(subs))])
 		case n < 31 && p.wire != nil:
@@ -542,7 +542,7 @@ func memberAtRandom(w *world, p *peer, r *rand.Rand, stop chan struct{}) {
 			}
 		default:
 			p.leave(w, abrupt)
-			time.Sleep(time.Duration(r.IntN(1000)) * time.Microsecond)
+			dawdle(r, time.Millisecond)
 			_ = p.connect(w, false, nil)
 		}
 	}

@@ -62,11 +62,8 @@ func (w *world) housekeep() {
 		w.b.fireWills(w.b.Now(&batch))
 		batch.Flush()
 		time.Sleep(time.Millisecond) // the broker's own may have begun something
-		for end := time.Now().Add(10 * time.Second); len(w.b.slots) > 0; {
-			if time.Now().After(end) {
-				w.t.Fatal("housekeeping does not come to an end")
-			}
-			time.Sleep(100 * time.Microsecond)
+		if !poll(10*time.Second, func() bool { return len(w.b.slots) == 0 }) {
+			w.t.Fatal("housekeeping does not come to an end")
 		}
 		w.settle()
 	}

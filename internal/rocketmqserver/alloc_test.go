@@ -55,7 +55,8 @@ func (e *ear) SendPublish(*mq.Message, broker.Header, *broker.Batch) broker.Send
 	return broker.Sent
 }
 
-func (*ear) SendConnack(*broker.Session, bool, int, *broker.Batch)  {}
+func (*ear) SendConnack(*broker.Session, bool, *broker.Batch)       {}
+func (*ear) Settle()                                                {}
 func (*ear) SendAck(broker.AckKind, uint16, mq.Code, *broker.Batch) {}
 func (*ear) Takes(*mq.Message, broker.Header) bool                  { return true }
 func (*ear) Flush(*broker.Batch)                                    {}
