@@ -114,9 +114,7 @@ func BenchmarkOpenLoop(b *testing.B) {
 				}
 				time.Sleep(100 * time.Microsecond) // in truth up to 1 ms: messages come in small bunches
 			}
-			for done.Load() < int64(b.N) {
-				time.Sleep(time.Millisecond)
-			}
+			poll(time.Hour, func() bool { return done.Load() >= int64(b.N) })
 			b.StopTimer()
 			reportCPU(b, cpu, b.N)
 			b.ReportMetric(float64(b.N)/float64(commits.Load()), "ops/commit")
@@ -142,9 +140,7 @@ func BenchmarkOfflinePut(b *testing.B) {
 			l.Throttle()
 		}
 	}
-	for l.queue.waiting() > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	written(l)
 	b.StopTimer()
 	reportCPU(b, cpu, b.N)
 }
@@ -175,9 +171,7 @@ func BenchmarkDrain(b *testing.B) {
 		}
 		l.Throttle()
 	}
-	for l.queue.waiting() > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	written(l)
 	cpu := cpuTime()
 	b.ResetTimer()
 	var es []mq.Entry
@@ -218,9 +212,7 @@ func BenchmarkReopen(b *testing.B) {
 			l.Throttle()
 		}
 	}
-	for l.queue.waiting() > 0 || hintsMissing(l) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	poll(time.Hour, func() bool { return l.queue.waiting() == 0 && !hintsMissing(l) })
 	if err := l.Close(); err != nil {
 		b.Fatal(err)
 	}

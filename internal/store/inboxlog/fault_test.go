@@ -423,11 +423,8 @@ func TestDiskLimit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for deadline := time.Now().Add(10 * time.Second); l.Admit(1000) != nil; {
-			if time.Now().After(deadline) {
-				t.Fatalf("no space was freed: %+v", l.Metrics())
-			}
-			time.Sleep(time.Millisecond)
+		if !poll(10*time.Second, func() bool { return l.Admit(1000) == nil }) {
+			t.Fatalf("no space was freed: %+v", l.Metrics())
 		}
 		fill()
 	}

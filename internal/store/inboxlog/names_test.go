@@ -395,9 +395,7 @@ func BenchmarkNames(b *testing.B) {
 		l.Throttle()
 		l.Submit(mq.Op{Kind: mq.OpPut, Inbox: l.Inbox(fmt.Sprintf("%splant/line/%07d", mq.RetainedInbox, i)), Seq: 1, Record: []byte("x")})
 	}
-	for l.queue.waiting() > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	written(l)
 	b.ResetTimer()
 	for b.Loop() {
 		names := 0

@@ -94,16 +94,14 @@ func TestCompactionUnderLoad(t *testing.T) {
 // settleLog waits until everything submitted is written and the keeper idle.
 func settleLog(t *testing.T, l *Log) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+	idle := func() bool {
 		l.ix.mu.Lock()
 		busy := l.wantsTidy()
 		l.ix.mu.Unlock()
-		if !busy && l.queue.waiting() == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("never idle: %+v", l.Metrics())
-		}
+		return !busy && l.queue.waiting() == 0
+	}
+	if !poll(20*time.Second, idle) {
+		t.Fatalf("never idle: %+v", l.Metrics())
 	}
 }
 
