@@ -599,7 +599,11 @@ func TestGRPCStalled(t *testing.T) {
 	if _, err := silent.Recv(); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "no settings") {
 		t.Errorf("without settings: %v", err)
 	}
-	time.Sleep(400 * time.Millisecond)
+	for range 2 { // as long again as a stream without settings lives, and once more
+		if _, err := p.telemetry().Recv(); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("without settings: %v", err)
+		}
+	}
 	settle(t, talking)
 	if n := v.Connections(GRPC); n != 1 {
 		t.Errorf("%d connections", n)
@@ -832,14 +836,7 @@ func TestGRPCLimits(t *testing.T) {
 		t.Error("over the limit")
 	}
 	_ = first.Close()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, open := dial(); open {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("a connection that has gone still counts")
-		}
-	}
+	v.waitFor("a connection that has gone does not count", func() bool { _, open := dial(); return open })
 	if v.Stats.OverLimit[GRPC].Load() == 0 || !strings.Contains(log.String(), "connection limit reached") {
 		t.Error("nobody learns of it")
 	}

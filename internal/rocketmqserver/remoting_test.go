@@ -453,9 +453,11 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 func TestIdleConnections(t *testing.T) {
 	r := newRig(t, rigOptions{server: func(o *Options) { o.IdleTimeout = 300 * time.Millisecond }})
 	c := r.dial()
+	tick := time.NewTicker(150 * time.Millisecond)
+	defer tick.Stop()
 	for range 4 { // each is a sign of life
 		c.do(rocketmq.GetRouteInfoByTopic, nil, "topic", "parent")
-		time.Sleep(150 * time.Millisecond)
+		<-tick.C
 	}
 	start := time.Now()
 	if _, err := c.read(); !errors.Is(err, io.EOF) {
@@ -476,11 +478,7 @@ func TestConnectionLimits(t *testing.T) {
 		t.Error("a third connection is served")
 	}
 	a.nc.Close()
-	for end := time.Now().Add(patience); r.Connections(Remoting) > 1; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("a closed connection is counted")
-		}
-	}
+	r.waitFor("a closed connection is not counted", func() bool { return r.Connections(Remoting) <= 1 })
 	if a := r.dial().do(rocketmq.GetRouteInfoByTopic, nil, "topic", "x"); a.code != rocketmq.Success {
 		t.Errorf("%v", a.code)
 	}
