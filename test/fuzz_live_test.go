@@ -406,7 +406,7 @@ func (f *fuzz) farewells(stop <-chan struct{}) error {
 		if err != nil {
 			return fmt.Errorf("the retained will: %w", err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		dawdle(10*time.Millisecond, 30*time.Millisecond)
 	}
 	return nil
 }
@@ -436,7 +436,8 @@ func (f *fuzz) end() {
 	stop := make(chan struct{})
 	var all sync.WaitGroup
 	f.attack(stop, &all)
-	time.Sleep(500 * time.Millisecond)
+	begun := f.count.Load()
+	eventually(f.t, "clients are at it", func() bool { return f.count.Load() >= begun+100 })
 	f.mu.Lock()
 	f.stopping = true
 	f.mu.Unlock()

@@ -186,7 +186,7 @@ func (w *witness) send(stop <-chan struct{}) error {
 		return fmt.Errorf("sender: %w", err)
 	}
 	defer l.close()
-	for began := time.Now(); !isClosed(stop); time.Sleep(time.Duration(2+rand.IntN(8)) * time.Millisecond) {
+	for began := time.Now(); !isClosed(stop); dawdle(2*time.Millisecond, 10*time.Millisecond) {
 		if w.sent.Load()-w.got.Load() > lead {
 			if time.Since(began) > patience {
 				return errors.New("the receiver gets nothing any more")
@@ -369,7 +369,7 @@ func (r *receiver) leave() error {
 		}
 		r.wire.close()
 	}
-	time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+	dawdle(0, 60*time.Millisecond)
 	return r.connect(false)
 }
 

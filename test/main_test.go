@@ -3,6 +3,7 @@ package test
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +72,12 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("in vain waited for: %s", what)
 		}
 	}
+}
+
+// dawdle does nothing for a random time, so that those who act at random are not
+// in step. Nothing is waited for.
+func dawdle(least, most time.Duration) {
+	time.Sleep(least + time.Duration(rand.Int64N(int64(most-least))))
 }
 
 func timeout() <-chan time.Time { return time.After(patience) }
