@@ -229,7 +229,7 @@ func TestExpireWaitsForAcknowledged(t *testing.T) {
 		}
 		slowly(t, w, g, mq.OpAck, n, func(b *Batch) { w.b.Puback(d.sess, d.link, d.got[0].pid, b) })
 		w.batch.Begin()
-		w.batch.now += 3_600_000
+		w.batch.now += 120_000
 		w.b.expireMessages(&w.batch)
 		w.batch.Flush()
 		g.open()
@@ -270,7 +270,7 @@ func TestEvictedIsConfirmed(t *testing.T) {
 		t.Fatal("the session is not evicted")
 	}
 	w.batch.Begin()
-	w.batch.now += 3_600_000
+	w.batch.now += 120_000
 	w.b.expireMessages(&w.batch)
 	w.batch.Flush()
 	if dropped := w.b.Stats.Dropped[mq.DropExpired].Load(); dropped != 0 {

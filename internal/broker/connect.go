@@ -13,8 +13,20 @@ type ConnectRequest struct {
 	CleanStart bool
 	Expiry     uint32 // session expiry interval in seconds; 3.x: 0 or NeverExpires
 	ReceiveMax int    // 1 to 65535
-	Will       *Will  // owned by the broker from then on; nil: none
+	Retain     RetainRule
+	Will       *Will // owned by the broker from then on; nil: none
 }
+
+// RetainRule says what RETAIN a connection gets with a message that came by a
+// subscription when it was published. That of a retained message is always 1.
+type RetainRule uint8
+
+// The rules.
+const (
+	RetainBySubscription RetainRule = iota // as its options say: MQTT 5 [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+	RetainCleared                          // 0: MQTT 3 [MQTT3-3.3.1-9]
+	RetainAlways                           // as published: bridges with MQTT 3
+)
 
 // ErrSuperseded tells a connection that another one with the same client ID
 // came while it was being accepted.
@@ -169,6 +181,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.will = req.Will
 	s.conn = req.Conn
 	s.receiveMax = int32(req.ReceiveMax)
+	s.retain = req.Retain
 	if resume && !s.loaded {
 		s.loadClaims()
 	}
@@ -357,19 +370,8 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 	lost := s.orphaned()
 	s.exists = false
 	claimed := s.inbox != mq.NoInbox && s.claimed()
-	var shared []string
-	for filter := range s.subs {
-		if isShared(filter) {
-			shared = append(shared, filter)
-		} else {
-			s.b.topics.remove(filter, s)
-		}
-		s.b.Stats.Subs.Add(-1)
-	}
-	if s.traffic != &noTraffic {
-		s.owed = nil
-	}
-	s.subs, s.sentTo, s.special = nil, 0, 0
+	shared := s.dropSubscriptions()
+	s.sentTo = 0
 	s.sender.Store(nil)
 	s.life++
 	s.loaded = true

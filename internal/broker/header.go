@@ -11,10 +11,15 @@ import (
 //
 // Which subscriptions match is found out when the message is sent, not when it
 // arrives: nothing of it has to be stored, and the payload of a fan-out is.
+// RETAIN is for the present connection, whoever has made the subscription
+// [MQTT3-3.3.1-9].
 func (s *Session) header(m *mq.Message, qos mq.QoS) Header {
 	h := Header{QoS: qos}
 	switch {
 	case m.Addressed:
+		h.Retain = m.Retain && !(m.Live && s.retain == RetainCleared)
+	case s.retain == RetainCleared:
+	case s.retain == RetainAlways:
 		h.Retain = m.Retain
 	case s.special > 0:
 		s.describe(m, false, &h)
@@ -46,7 +51,7 @@ func (s *Session) address(m *mq.Message) mq.Message {
 	var h Header
 	s.describe(m, true, &h)
 	own := *m
-	own.Addressed, own.Retain = true, h.Retain
+	own.Addressed, own.Live, own.Retain = true, true, h.Retain
 	own.Props = slices.Clone(m.Props)
 	for _, id := range h.SubscriptionIDs {
 		own.Props = mq.AppendSubscriptionID(own.Props, id)

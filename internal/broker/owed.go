@@ -168,7 +168,7 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if !s.b.mayRead(o.sub.Reader, m.Topic) {
 		return true
 	}
-	m.Retain, m.Addressed = true, true // [MQTT3-3.3.1-8]
+	m.Retain, m.Addressed, m.Live = true, true, false // [MQTT3-3.3.1-8]
 	if o.sub.ID != 0 {
 		b.props = mq.AppendSubscriptionID(append(b.props[:0], m.Props...), o.sub.ID)
 		m.Props = b.props

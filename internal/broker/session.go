@@ -41,6 +41,7 @@ type Session struct {
 	pumping   bool // one goroutine at a time sends from backlog and tail
 	again     bool // and another one asked meanwhile
 	full      bool // the outbox is; Drained clears it
+	retain    RetainRule
 	unmarked  bool // something was sent that the store has without FlagSent
 	lingering bool // on the wheel
 

@@ -247,7 +247,8 @@ func (m *member) take(msg *mq.Message, h Header, b *Batch) SendResult {
 		return SendClosed
 	}
 	own := *msg
-	own.Addressed, own.Retain = true, msg.Retain && m.sub.RetainAsPublished
+	own.Addressed, own.Live = true, true
+	own.Retain = msg.Retain && (m.sub.RetainAsPublished || s.retain == RetainAlways)
 	if m.sub.ID != 0 {
 		b.props = mq.AppendSubscriptionID(append(b.props[:0], msg.Props...), m.sub.ID)
 		own.Props = b.props

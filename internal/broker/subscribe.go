@@ -191,6 +191,24 @@ func (s *Session) dropSubscription(filter string) bool {
 	return true
 }
 
+// dropSubscriptions ends all subscriptions, and returns the filters of shared
+// ones, which are still to be left. s is locked.
+func (s *Session) dropSubscriptions() (shared []string) {
+	for filter := range s.subs {
+		if isShared(filter) {
+			shared = append(shared, filter)
+		} else {
+			s.b.topics.remove(filter, s)
+		}
+		s.b.Stats.Subs.Add(-1)
+	}
+	if s.traffic != &noTraffic {
+		s.owed = nil
+	}
+	s.subs, s.special = nil, 0
+	return shared
+}
+
 // Unsubscribe removes subscriptions. The result says for each filter whether
 // it was there [MQTT-3.10.4-1]. It may block on the store.
 // What its inbox has stays [MQTT-3.10.4-2] [MQTT-3.10.4-3] [MQTT3-3.10.4-1] [MQTT3-3.10.4-2] [MQTT3-3.10.4-3]

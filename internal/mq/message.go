@@ -39,6 +39,10 @@ type Message struct {
 	// Addressed says that this copy was made for one subscriber: it is sent
 	// with Retain as it is here, and Props may hold a subscription identifier.
 	Addressed bool
+	// Live says of an addressed message that it came by a subscription when it was
+	// published, so that its RETAIN is for those who ask for it only. The others
+	// are retained messages.
+	Live bool
 }
 
 // SeenTopic is the topic name that a receiver sees. It aliases the message.

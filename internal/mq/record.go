@@ -9,7 +9,8 @@ import (
 // the store writes, and what DecodeRecord turns back into a Message without
 // copying.
 //
-//	byte 0   bits 7-4 form (1, 2: addressed, 3: renamed), bit 3 keep, bit 2 retain, bits 1-0 QoS as published
+//	byte 0   bits 7-4 form (1, 2: addressed, 3: renamed), bit 3 keep, or if addressed: live, bit 2 retain,
+//	         bits 1-0 QoS as published
 //	varint   expiry, Unix milliseconds, 0: never (unsigned)
 //	varint   length of the topic name, then the topic name
 //	         only if renamed: the topic name that the target sees, in the same way
@@ -39,7 +40,7 @@ func AppendRecord(dst []byte, m *Message) []byte {
 	case len(m.RealTopic) > 0:
 		b = byte(recordRenamed<<4) | byte(m.QoS)
 	}
-	if m.Keep {
+	if m.Keep && !m.Addressed || m.Live && m.Addressed { // keep is for P2P, which is never addressed
 		b |= 8
 	}
 	if m.Retain {
@@ -67,8 +68,9 @@ func DecodeRecord(m *Message, record []byte) error {
 	if form < recordPlain || form > recordRenamed {
 		return ErrRecord
 	}
-	m.QoS, m.Keep, m.Retain = QoS(record[0]&3), record[0]&8 != 0, record[0]&4 != 0
+	m.QoS, m.Retain = QoS(record[0]&3), record[0]&4 != 0
 	m.Addressed = form == recordAddressed
+	m.Keep, m.Live = record[0]&8 != 0 && !m.Addressed, record[0]&8 != 0 && m.Addressed
 	expiry, n := binary.Uvarint(record[1:])
 	if n <= 0 || int64(expiry) < 0 {
 		return ErrRecord

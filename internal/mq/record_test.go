@@ -11,13 +11,14 @@ func TestRecord(t *testing.T) {
 		{Topic: []byte("a"), Payload: []byte{}, Props: []byte{}},
 		{Topic: []byte("a/p2p/b"), Payload: []byte("hello"), Props: []byte("\x01\x01"), Expiry: 1 << 40, QoS: 2, Keep: true},
 		{Topic: []byte("a/b"), Payload: []byte("x"), Props: []byte{}, QoS: 1, Retain: true, Addressed: true},
+		{Topic: []byte("a/b"), Payload: []byte("x"), Props: []byte{}, QoS: 1, Retain: true, Addressed: true, Live: true},
 		{Topic: []byte("a/p2p/b"), RealTopic: []byte("a/real"), Payload: []byte("hello"), Props: []byte("\x01\x01"), QoS: 1, Keep: true},
 	} {
 		rec := AppendRecord([]byte("before"), &m)[len("before"):]
 		if len(rec) > RecordSize(&m) {
 			t.Errorf("%q: record of %d bytes, RecordSize says %d", m.Topic, len(rec), RecordSize(&m))
 		}
-		got := Message{Topic: []byte("old"), RealTopic: []byte("old"), Retain: true, Keep: true, Addressed: true}
+		got := Message{Topic: []byte("old"), RealTopic: []byte("old"), Retain: true, Keep: true, Addressed: true, Live: true}
 		if err := DecodeRecord(&got, rec); err != nil {
 			t.Fatal(err)
 		}

@@ -177,6 +177,13 @@ func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 			c.aliasing = true
 		}
 	}
+	retain := broker.RetainBySubscription
+	switch {
+	case p.Bridge:
+		retain = broker.RetainAlways
+	case c.version != mqtt.V5:
+		retain = broker.RetainCleared
+	}
 	keepAlive := c.setKeepAlive(p.KeepAlive)
 	if granted > 0 {
 		c.more().session = granted
@@ -201,7 +208,7 @@ func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 	w.batch.Flush()
 	_, err := c.srv.broker.Connect(broker.ConnectRequest{
 		ClientID: who.id, Conn: c, CleanStart: p.CleanStart, Expiry: granted, ReceiveMax: receiveMax,
-		Will: c.will(p),
+		Retain: retain, Will: c.will(p),
 	}, &w.batch)
 	if err != nil {
 		c.srv.log.Error("cannot accept a session", "client", who.id, "error", err)
