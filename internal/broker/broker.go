@@ -68,6 +68,8 @@ type Broker struct {
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
 
+	purged purged
+
 	stalledMu sync.Mutex // a leaf; guards stalled
 	stalled   []stalled
 

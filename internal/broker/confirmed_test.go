@@ -2,6 +2,7 @@ package broker
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -309,4 +310,70 @@ func TestGroupIsConfirmed(t *testing.T) {
 		t.Errorf("the acknowledged message came again: %v", p.got)
 	}
 	g.open()
+}
+
+// TestExpiredIsConfirmed: what has expired is dropped and counted once, though
+// the store shows it yet: to the device that makes room, and to the inbox limit.
+func TestExpiredIsConfirmed(t *testing.T) {
+	for _, limited := range []bool{false, true} {
+		w, g := gated(t, Options{InboxLimit: 4})
+		d := &device{id: "dev", persistent: true, window: 1}
+		w.connect(d, true)
+		var r results
+		w.publish("a/p2p/dev", 1, 1, 1, true, &r)
+		w.settle()
+		for n := 2; n <= 5; n++ {
+			w.batch.Begin()
+			m := message("a/p2p/dev", 1, n, 1, true)
+			m.Expiry = w.b.Now(&w.batch) + 60_000
+			w.b.Publish(Source{Principal: &mq.Principal{}}, m, &r, uint64(n), &w.batch)
+			w.batch.Flush()
+		}
+		w.settle()
+		if d.receive(); len(d.got) != 1 {
+			t.Fatalf("the device got %v, want one message", numbers(d.got))
+		}
+		g.shut()
+		later := func() {
+			w.batch.Begin()
+			w.batch.now += 120_000
+		}
+		later()
+		w.b.expireMessages(&w.batch)
+		w.batch.Flush()
+		pushed := uint64(0)
+		if limited {
+			for n := 6; n <= 10; n++ { // room for four: those before have expired
+				w.publish("a/p2p/dev", 1, n, 1, true, &r)
+			}
+			pushed = 1
+		} else {
+			later()
+			w.b.Puback(d.sess, d.link, d.got[0].pid, &w.batch)
+			w.batch.Flush()
+			if d.receive(); len(d.got) != 1 {
+				t.Errorf("an expired message was sent: %v", numbers(d.got))
+			}
+			d.sess.mu.Lock()
+			if n := d.sess.count; n != 0 {
+				t.Errorf("the inbox counts %d messages, want 0", n)
+			}
+			d.sess.mu.Unlock()
+		}
+		g.open()
+		w.settle()
+		if n := w.b.Stats.Dropped[mq.DropExpired].Load(); n != 4 {
+			t.Errorf("%d are counted as expired, want 4", n)
+		}
+		if n := w.b.Stats.Dropped[mq.DropInboxFull].Load(); n != pushed {
+			t.Errorf("%d are counted as pushed out, want %d", n, pushed)
+		}
+		if limited {
+			w.drainAll(d)
+			if got := numbers(d.got); !slices.Equal(got, []int{1, 7, 8, 9, 10}) {
+				t.Errorf("the device got %v, want 1 and 7 to 10", got)
+			}
+		}
+		w.stop()
+	}
 }

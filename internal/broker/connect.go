@@ -194,6 +194,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	if s.count == 0 {
 		s.cursor = s.backlog
 	}
+	s.forgetPurged()
 	if s.traffic != &noTraffic { // the store has caught up
 		s.dropFrom, s.dropTo, s.lowTo = 0, 0, 0
 	}

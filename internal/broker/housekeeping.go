@@ -2,6 +2,7 @@ package broker
 
 import (
 	"container/heap"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -193,26 +194,81 @@ func (s *Session) expire(list []expired) {
 	if !s.confirmed() || s.pumping {
 		return
 	}
+	s.forgetPurged()
+	var gone []uint64
 	for _, e := range list {
-		s.expireEntry(e.seq)
+		if s.expireEntry(e.seq) {
+			gone = append(gone, e.seq)
+		}
 	}
+	if len(gone) == 0 {
+		return
+	}
+	slices.Sort(gone)
+	s.purged = true
+	p := &s.b.purged
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seqs == nil {
+		p.seqs = make(map[*Session][]uint64)
+	}
+	p.seqs[s] = gone
+}
+
+// purged has, by session, the seqs ascending of what has expired and may show in
+// the store yet. It is not in the session because few have any, for moments. mu
+// is a leaf.
+type purged struct {
+	mu   sync.Mutex
+	seqs map[*Session][]uint64
+}
+
+// wasPurged reports whether an entry has expired, though the store may show it. s
+// is locked.
+func (s *Session) wasPurged(seq uint64) bool {
+	if !s.purged {
+		return false
+	}
+	if s.confirmed() {
+		s.forgetPurged()
+		return false
+	}
+	p := &s.b.purged
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, gone := slices.BinarySearch(p.seqs[s], seq)
+	return gone
+}
+
+// forgetPurged is called when the store shows nothing that has expired. s is
+// locked.
+func (s *Session) forgetPurged() {
+	if !s.purged {
+		return
+	}
+	s.purged = false
+	p := &s.b.purged
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.seqs, s)
 }
 
 // expireEntry removes one stored entry, unless it was sent and its acknowledgement
-// is awaited [MQTT-4.3.3-7]: then the exchange goes on.
-func (s *Session) expireEntry(seq uint64) {
+// is awaited [MQTT-4.3.3-7]: then the exchange goes on. It reports whether it has.
+func (s *Session) expireEntry(seq uint64) bool {
 	if s.win.findSeq(seq) != nil || s.tail.find(seq) != nil {
-		return // the pump looks at the latter
+		return false // the pump looks at the latter
 	}
 	en, size, ok := s.stored(seq)
 	if !ok {
-		return
+		return false
 	}
 	flags := en.Flags
 	begun := flags&(mq.FlagSent|mq.FlagReceived) != 0 || seq <= s.sentTo
 	if begun && flags&mq.FlagQoS == 2 {
-		return // only the session's end ends it
+		return false // only the session's end ends it
 	}
 	s.b.drop(mq.DropExpired)
 	s.forget(seq, size)
+	return true
 }

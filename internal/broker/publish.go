@@ -393,8 +393,12 @@ func (s *Session) makeRoom(size int, b *Batch) bool {
 // dropOldest pushes the first message out that waits to be sent.
 func (s *Session) dropOldest(b *Batch) bool {
 	seq, size, ok := s.b.store.Oldest(s.inbox, max(s.cursor, s.lowTo))
-	if ok && s.dropped(seq) {
-		seq, size, ok = s.b.store.Oldest(s.inbox, max(s.cursor, s.dropTo))
+	for ok && s.dropped(seq) {
+		after := seq
+		if seq > s.dropFrom && seq <= s.dropTo {
+			after = s.dropTo
+		}
+		seq, size, ok = s.b.store.Oldest(s.inbox, max(s.cursor, after))
 	}
 	var q *queued
 	if ok {
@@ -423,10 +427,10 @@ func (s *Session) dropOldest(b *Batch) bool {
 	return true
 }
 
-// dropped reports whether the inbox limit pushed an entry out. The store may
-// still show it.
+// dropped reports whether the inbox limit pushed an entry out, or it has expired.
+// The store may still show it.
 func (s *Session) dropped(seq uint64) bool {
-	return seq <= s.lowTo || seq > s.dropFrom && seq <= s.dropTo
+	return seq <= s.lowTo || seq > s.dropFrom && seq <= s.dropTo || s.wasPurged(seq)
 }
 
 // firstKept returns the first entry of the tail that is or will be in the store.

@@ -108,6 +108,7 @@ func (s *Session) evictIdle() {
 		s.dead = true
 		delete(sh.sessions, s.id)
 		sh.changedAt = max(sh.changedAt, s.changedAt)
+		s.forgetPurged()
 	}
 	if gone && s.expiring != nil {
 		s.b.expiries.remove(s.expiring)

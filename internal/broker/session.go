@@ -42,6 +42,7 @@ type Session struct {
 	again     bool // and another one asked meanwhile
 	full      bool // the outbox is; Drained clears it
 	retain    RetainRule
+	purged    bool // see Broker.purged
 	unmarked  bool // something was sent that the store has without FlagSent
 	lingering bool // on the wheel
 

@@ -60,8 +60,8 @@ type conn struct {
 	sess        *broker.Session
 	principal   *mq.Principal
 
-	connected atomic.Bool // CONNACK 0x00 was sent
-	unacked   atomic.Int32 // QoS 1 publishes of the client without PUBACK; Session.Claims has the others
+	connected atomic.Bool            // CONNACK 0x00 was sent
+	unacked   atomic.Int32           // QoS 1 publishes of the client without PUBACK; Session.Claims has the others
 	reason    atomic.Pointer[string] // why it ends; the first one counts
 
 	handling   sync.Mutex // held while packets are handled; see Quiesce

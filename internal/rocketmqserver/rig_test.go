@@ -222,9 +222,9 @@ func (d *device) quiet() {
 // The rest of device is broker.Conn.
 
 func (d *device) SendConnack(*broker.Session, bool, *broker.Batch) {}
-func (d *device) Takes(*mq.Message, broker.Header) bool                 { return true }
-func (d *device) Close(broker.CloseReason)                              {}
-func (d *device) Settle()                                               {}
+func (d *device) Takes(*mq.Message, broker.Header) bool            { return true }
+func (d *device) Close(broker.CloseReason)                         {}
+func (d *device) Settle()                                          {}
 
 func (d *device) Quiesce() {}
 
