@@ -135,6 +135,10 @@ func TestClaimsCountAnew(t *testing.T) {
 			w.settle()
 		}
 	}
+	d := w.online(&peer{id: "dev"}, true)
+	if w.drain(d); len(d.got) != 1002 {
+		t.Errorf("%d messages came, want 1000 and the two of released identifiers", len(d.got))
+	}
 }
 
 // TestReusedIdentifier: a client that uses an identifier for another message

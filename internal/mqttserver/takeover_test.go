@@ -12,6 +12,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
@@ -412,7 +413,7 @@ func TestTakeoverOfFlood(t *testing.T) {
 					}
 				}
 			}()
-			until(t, "the flood arrives", func() bool { return w.s.Stats.Packets[mqtt.PUBLISH].Load() > 10_000 })
+			until(t, "the flood arrives", func() bool { return w.s.broker.Stats.Received[broker.PubSub][0].Load() > 10_000 })
 			begun := time.Now()
 			again, _ := w.connect(over, hello)
 			if took := time.Since(begun); took > settleTime {

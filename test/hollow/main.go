@@ -27,7 +27,7 @@ func main() {
 	side := flag.Int("parallel", 12, "how many tests run at the same time; nearly all wait for what never comes")
 	verbose := flag.Bool("v", false, "tell the outcome of every test, and how long it took")
 	flag.Parse()
-	if err := run(&job{match: *match, limit: *limit, parallel: *side, verbose: *verbose}); err != nil {
+	if err := run(&job{match: *match, limit: *limit, parallel: *side, verbose: *verbose, quiet: map[string][]string{}}); err != nil {
 		fmt.Fprintln(os.Stderr, "hollow:", err)
 		os.Exit(1)
 	}
