@@ -47,7 +47,7 @@ type Options struct {
 	PendingSize int64 // bytes of pending and memory-only messages per session
 	PendingAll  int64 // and in all sessions
 
-	wall func() int64 // Unix ms for delayed messages, in tests; nil: the system's
+	wall func() int64 // Unix ms for delayed messages, in tests; nil: the clock's
 }
 
 // Broker is the core. Its methods may be called concurrently, each goroutine

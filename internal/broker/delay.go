@@ -12,19 +12,33 @@ import (
 	"github.com/homing-mq/homing/internal/mq"
 )
 
-// PublishLater accepts m now and publishes it at Unix ms at, on the system's
+// PublishLater accepts m now and publishes it at a time of day, Unix ms on the wall
 // clock: if that jumps forward m comes early, if it jumps back m comes late. A
-// time that has passed means at once.
+// time that has passed means at once. m.Expiry is a time of day like at.
 //
 // The source may publish m if it may now, with the checks and codes of Publish;
 // nobody asks again later. done is told OK when m is stored, whatever its QoS, or
-// why it was refused. m is borrowed until PublishLater returns; its Expiry is a
-// time of day like at. What becomes of m later is counted, and told to nobody.
+// why it was refused. m is borrowed until PublishLater returns. What becomes of m
+// later is counted, and told to nobody.
 //
 // Once published it is safe as any other: QoS 1 may be published again after a
 // crash, QoS 2 and 0 are not. From one goroutine to one target, messages come in
 // the order of their times, those of the same time in the order of the calls.
 func (b *Broker) PublishLater(src Source, m *mq.Message, at int64, done Completer, token uint64, batch *Batch) mq.Code {
+	return b.publishAt(ofDay, src, m, at, done, token, batch)
+}
+
+// PublishAfter is PublishLater for a message that is published when so many
+// milliseconds have passed, whatever the wall clock does meanwhile. m.Expiry is in
+// the server's time, as for Publish.
+func (b *Broker) PublishAfter(src Source, m *mq.Message, delay int64, done Completer, token uint64, batch *Batch) mq.Code {
+	return b.publishAt(passing, src, m, b.Now(batch)+delay, done, token, batch)
+}
+
+// Wall returns the wall clock's time in Unix ms: what PublishLater goes by.
+func (b *Broker) Wall() int64 { return b.delays.wall() }
+
+func (b *Broker) publishAt(by timing, src Source, m *mq.Message, at int64, done Completer, token uint64, batch *Batch) mq.Code {
 	d := &delivery{m: m, origin: done, token: token}
 	kind, _ := mq.ParseTopic(m.Topic)
 	if why, code := b.permits(src, m, kind); code != mq.OK {
@@ -37,8 +51,8 @@ func (b *Broker) PublishLater(src Source, m *mq.Message, at int64, done Complete
 	if m.Expiry != 0 {
 		at = min(at, m.Expiry) // then it is dropped
 	}
-	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: d.record(), Owner: &later{done, token}}
-	if !b.delays.put(op) {
+	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: d.record(), Owner: &later{by, done, token}}
+	if !b.delays.put(by, op) {
 		return b.refuse(d, mq.DropDelayedFull, mq.DelayedFull, batch)
 	}
 	return mq.OK
@@ -46,6 +60,7 @@ func (b *Broker) PublishLater(src Source, m *mq.Message, at int64, done Complete
 
 // later is the owner of the store's op: who is told.
 type later struct {
+	by     timing
 	origin Completer
 	token  uint64
 }
@@ -54,7 +69,7 @@ type later struct {
 func (b *Broker) laterDone(l *later, op *mq.Op, err error, batch *Batch) {
 	if err == nil {
 		b.Stats.Stored.Add(1)
-		b.delays.enqueue(due{at: op.Expiry, seq: op.Seq})
+		b.delays.enqueue(l.by, due{at: op.Expiry, seq: op.Seq})
 	} else {
 		b.Stats.Delayed.Add(-1)
 		b.drop(dropOf(err))
@@ -65,7 +80,8 @@ func (b *Broker) laterDone(l *later, op *mq.Op, err error, batch *Batch) {
 // delays has the messages that wait for their time: each is an entry of one of
 // delayedInboxes inboxes, named mq.DelayedInbox and two hexadecimal digits, and
 // in memory only its time and its seq. Seqs are given out over all of them, so
-// they are the order in which messages came, and say which inbox has the entry.
+// they are the order in which messages came; together with its timing they say
+// which inbox has the entry: those from 40 on have what is by the server's time.
 //
 // An entry goes when its message has been published and is safe, or was dropped.
 type delays struct {
@@ -76,12 +92,21 @@ type delays struct {
 	going atomic.Bool   // something is being handed over
 
 	mu      sync.Mutex // before the store's locks, and no others
-	boxes   [delayedInboxes]mq.Inbox
+	boxes   [timings * delayedInboxes]mq.Inbox
 	nextSeq uint64
-	queue   *btree.BTreeG[due] // what is in the store and not being published
-	busy    int                // being published, and answered soon
-	rest    time.Time          // nothing is begun before
+	queues  [timings]*btree.BTreeG[due] // what is in the store and not being published
+	busy    int                         // being published, and answered soon
+	rest    time.Time                   // nothing is begun before
 }
+
+// timing is which clock says that a message is due. It is part of the form on disk.
+type timing uint8
+
+const (
+	ofDay   timing = iota // the wall clock: the sender named a time of day
+	passing               // the server's time: the sender said for how long
+	timings
+)
 
 // due is when an entry is to be published.
 type due struct {
@@ -113,11 +138,13 @@ const (
 func (q *delays) init(b *Broker) {
 	q.b, q.wall = b, b.opt.wall
 	if q.wall == nil {
-		q.wall = func() int64 { return time.Now().UnixMilli() }
+		q.wall = b.clock.Wall
 	}
 	q.wake = make(chan struct{}, 1)
 	q.nextSeq = 1
-	q.queue = btree.NewBTreeGOptions(due.before, btree.Options{NoLocks: true})
+	for by := range q.queues {
+		q.queues[by] = btree.NewBTreeGOptions(due.before, btree.Options{NoLocks: true})
+	}
 }
 
 func delayedInbox(i int) string { return fmt.Sprintf("%s%02x", mq.DelayedInbox, i) }
@@ -137,10 +164,10 @@ func (q *delays) load() error {
 				break
 			}
 			for _, e := range list {
-				if e.Seq%delayedInboxes != uint64(i) {
-					return fmt.Errorf("delayed message %d is in inbox %d of %d", e.Seq, i, delayedInboxes)
+				if e.Seq%delayedInboxes != uint64(i%delayedInboxes) {
+					return fmt.Errorf("delayed message %d is in inbox %d of %d", e.Seq, i, len(q.boxes))
 				}
-				q.queue.Set(due{at: e.Expiry, seq: e.Seq})
+				q.queues[i/delayedInboxes].Set(due{at: e.Expiry, seq: e.Seq})
 			}
 			q.b.Stats.Delayed.Add(int64(len(list)))
 		}
@@ -149,8 +176,8 @@ func (q *delays) load() error {
 }
 
 // box returns the inbox that has or will have an entry. q is locked.
-func (q *delays) box(seq uint64) mq.Inbox {
-	i := seq % delayedInboxes
+func (q *delays) box(by timing, seq uint64) mq.Inbox {
+	i := uint64(by)*delayedInboxes + seq%delayedInboxes
 	if q.boxes[i] == mq.NoInbox {
 		q.boxes[i] = q.b.store.Inbox(delayedInbox(int(i)))
 	}
@@ -159,13 +186,13 @@ func (q *delays) box(seq uint64) mq.Inbox {
 
 // put submits the op that stores a message, as the next. It reports false if
 // there are too many.
-func (q *delays) put(op mq.Op) bool {
+func (q *delays) put(by timing, op mq.Op) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if limit := q.b.opt.DelayedLimit; limit > 0 && q.b.Stats.Delayed.Load() >= int64(limit) {
 		return false
 	}
-	op.Seq, op.Inbox = q.nextSeq, q.box(q.nextSeq)
+	op.Seq, op.Inbox = q.nextSeq, q.box(by, q.nextSeq)
 	q.nextSeq++
 	q.b.Stats.Delayed.Add(1)
 	q.b.submitted(1)
@@ -174,10 +201,10 @@ func (q *delays) put(op mq.Op) bool {
 }
 
 // enqueue lets a stored message wait for its time.
-func (q *delays) enqueue(d due) {
+func (q *delays) enqueue(by timing, d due) {
 	q.mu.Lock()
-	first, some := q.queue.Min()
-	q.queue.Set(d)
+	first, some := q.queues[by].Min()
+	q.queues[by].Set(d)
 	q.mu.Unlock()
 	if !some || d.before(first) {
 		q.poke()
@@ -214,22 +241,40 @@ func (q *delays) run() {
 	}
 }
 
+// now is what the clocks say.
+func (q *delays) now() [timings]int64 {
+	return [timings]int64{ofDay: q.wall(), passing: q.b.clock.Now()}
+}
+
+// first returns what is due before all else, and in how many ms. q is locked.
+func (q *delays) first(now [timings]int64) (by timing, d due, in int64, some bool) {
+	for t, queue := range q.queues {
+		if one, ok := queue.Min(); ok {
+			left := one.at - now[t]
+			if !some || left < in || left == in && one.seq < d.seq {
+				by, d, in, some = timing(t), one, left, true
+			}
+		}
+	}
+	return by, d, in, some
+}
+
 // take moves what is due, in order, from the queue to dst.
 func (q *delays) take(dst []*flight) []*flight {
-	now := q.wall()
+	now := q.now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.held.Load() || time.Until(q.rest) > 0 {
 		return dst
 	}
 	for q.busy < maxFlying && len(dst) < maxFlock {
-		d, ok := q.queue.Min()
-		if !ok || d.at > now {
+		by, d, in, ok := q.first(now)
+		if !ok || in > 0 {
 			break
 		}
-		q.queue.PopMin()
+		q.queues[by].PopMin()
 		q.busy++
-		dst = append(dst, &flight{q: q, in: q.box(d.seq), seq: d.seq, soon: true})
+		dst = append(dst, &flight{q: q, by: by, in: q.box(by, d.seq), seq: d.seq, soon: true})
 	}
 	q.going.Store(len(dst) > 0)
 	return dst
@@ -248,17 +293,17 @@ func (q *delays) hold(end time.Time) {
 
 // idle is for how long there is nothing to do, unless poked.
 func (q *delays) idle() time.Duration {
-	now := q.wall()
+	now := q.now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	d, ok := q.queue.Min()
+	_, _, in, ok := q.first(now)
 	switch {
 	case !ok, q.busy >= maxFlying, q.held.Load():
 		return math.MaxInt64
-	case d.at-now >= clockCheck.Milliseconds():
+	case in >= clockCheck.Milliseconds():
 		return clockCheck
 	}
-	return max(time.Duration(d.at-now)*time.Millisecond, time.Until(q.rest), 0)
+	return max(time.Duration(in)*time.Millisecond, time.Until(q.rest), 0)
 }
 
 // again reports whether a publish that was not possible may be later.
@@ -269,6 +314,7 @@ func again(code mq.Code) bool {
 // flight is an entry that is being published: what is told the outcome.
 type flight struct {
 	q   *delays
+	by  timing
 	in  mq.Inbox
 	seq uint64
 	// soon: it is answered soon, and counts in delays.busy until then.
@@ -300,7 +346,7 @@ func (f *flight) retry() {
 	q.mu.Lock()
 	q.rest = time.Now().Add(delayRest)
 	q.mu.Unlock()
-	q.enqueue(due{at: q.wall() + delayRetry, seq: f.seq})
+	q.enqueue(f.by, due{at: q.now()[f.by] + delayRetry, seq: f.seq})
 }
 
 // land gives up the place among those that are being published.
@@ -373,7 +419,7 @@ func (f *flock) read(list []*flight) []*flight {
 // fetch reads the message of an entry. It reports false if there is nothing to
 // publish now.
 func (f *flock) fetch(one *flight, m *mq.Message) bool {
-	b := f.q.b
+	b, now := f.q.b, f.q.now()
 	var err error
 	f.entries, f.buf, err = b.store.Read(one.in, one.seq-1, one.seq, 1, f.entries[:0], f.buf)
 	switch {
@@ -390,10 +436,13 @@ func (f *flock) fetch(one *flight, m *mq.Message) bool {
 		b.log.Error("a delayed message cannot be decoded; it is dropped", "seq", one.seq)
 		b.drop(mq.DropStoreFailed)
 		one.Complete(0, mq.OK, &f.batch)
-	case m.Expired(f.q.wall()):
+	case m.Expired(now[one.by]):
 		b.drop(mq.DropExpired)
 		one.Complete(0, mq.OK, &f.batch)
 	default:
+		if m.Expiry != 0 { // from now on in the server's time, whatever it was in
+			m.Expiry += now[passing] - now[one.by]
+		}
 		return true
 	}
 	return false

@@ -56,8 +56,8 @@ func (w *delayWorld) elapse(ms int64) {
 func (q *delays) pending(now int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	d, some := q.queue.Min()
-	return q.busy > 0 || some && d.at <= now
+	_, _, in, some := q.first([timings]int64{now, q.b.clock.Now()})
+	return q.busy > 0 || some && in <= 0
 }
 
 func (w *world) eventually(what string, is func() bool) {

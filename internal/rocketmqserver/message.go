@@ -16,7 +16,7 @@ import (
 // What it is given must not change until the messages are published.
 type translation struct {
 	srv *Server
-	now int64 // Unix ms
+	now int64 // the server's time, Unix ms
 
 	// What the properties say.
 	second   []byte // mqttSecondTopic
@@ -26,7 +26,8 @@ type translation struct {
 	qos      mq.QoS
 	keep     bool
 	expiry   int64  // ms; 0: none
-	at       int64  // Unix ms of the delivery; 0: now
+	at       int64  // time of day of the delivery, Unix ms on the wall clock; 0: none
+	delay    int64  // ms until the delivery; 0: none. At most one of the two is set
 	props    []byte // MQTT 5 properties, in their wire encoding
 	topics   []byte // the memory of the messages' topics
 
@@ -175,14 +176,15 @@ func (t *translation) setDelay(key, value []byte) error {
 		return nil // no delay, as RocketMQ has it
 	}
 	const far = int64(1) << 50 // ms: sums do not overflow, and every limit is less
+	t.at, t.delay = 0, 0
 	switch string(key) {
 	case "DELAY":
 		level := delayLevels[min(n, int64(len(delayLevels)-1))] // a higher level is the highest, as in ScheduleMessageService
-		t.at = t.now + level.Milliseconds()
+		t.delay = level.Milliseconds()
 	case "TIMER_DELAY_SEC":
-		t.at = t.now + min(n, far)*1000
+		t.delay = min(n, far) * 1000
 	case "TIMER_DELAY_MS":
-		t.at = t.now + min(n, far)
+		t.delay = min(n, far)
 	default:
 		t.at = min(n, far)
 	}
@@ -199,22 +201,39 @@ func (t *translation) finish(topic, body []byte) error {
 	if int(t.qos) > t.srv.opt.MaxQoS {
 		return refuse(badQoS, "property %s is %d, and this server takes %d at most (limits.qos)", keyQoS, t.qos, t.srv.opt.MaxQoS)
 	}
-	if t.at <= t.now {
-		t.at = 0
-	} else if limit := t.srv.opt.MaxDelay; limit > 0 && t.at-t.now > limit.Milliseconds() {
-		return refuse(badDelay, "the delay is longer than %s (rocketmq.max-delay)", limit)
+	start, err := t.schedule()
+	if err != nil {
+		return err
 	}
 	if err := t.identify(); err != nil {
 		return err
 	}
 	m := mq.Message{Payload: body, Props: t.props, QoS: t.qos}
 	if t.expiry > 0 {
-		m.Expiry = max(t.now, t.at) + t.expiry
+		m.Expiry = start + t.expiry
 	}
 	if len(t.second) == 0 && len(t.multi) > 0 {
 		return t.dispatch(parent, &m)
 	}
 	return t.add(t.join(parent, t.second), parent, &m, keySecondTopic, t.second)
+}
+
+// schedule checks the delay, and returns when the message is delivered: on the
+// wall clock if it has a time of day, which may have passed, else in the server's
+// time.
+func (t *translation) schedule() (start int64, err error) {
+	delay, start := t.delay, t.now+t.delay
+	if t.at > 0 {
+		delay, start = t.at-t.srv.broker.Wall(), t.at
+	}
+	if delay <= 0 {
+		t.at, t.delay = 0, 0
+		return t.now, nil
+	}
+	if limit := t.srv.opt.MaxDelay; limit > 0 && delay > limit.Milliseconds() {
+		return 0, refuse(badDelay, "the delay is longer than %s (rocketmq.max-delay)", limit)
+	}
+	return start, nil
 }
 
 // identify lets MQTT 5 receivers see the message's ID and keys.

@@ -42,6 +42,8 @@ func (t *translation) publish(who *mq.Principal, done broker.Completer, token ui
 		switch {
 		case t.at > 0:
 			t.srv.broker.PublishLater(src, m, t.at, done, token, b)
+		case t.delay > 0:
+			t.srv.broker.PublishAfter(src, m, t.delay, done, token, b)
 		case m.QoS == mq.AtMostOnce: // the core tells nobody
 			done.Complete(token, t.srv.broker.Publish(src, m, nil, 0, b), b)
 		default:
@@ -78,7 +80,7 @@ type trace struct {
 }
 
 func (t *translation) traced(who *mq.Principal, done broker.Completer, token uint64) *trace {
-	log := t.srv.log.With("message_id", string(t.id), "keys", string(t.keys), "access_key", who.AccessKey, "deliver_at", t.at)
+	log := t.srv.log.With("message_id", string(t.id), "keys", string(t.keys), "access_key", who.AccessKey, "deliver_at", t.at, "delay_ms", t.delay)
 	if len(t.messages) > 0 {
 		log = log.With("topic", string(t.messages[0].Topic))
 	}
