@@ -21,6 +21,9 @@ var program string
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code, err := run(m)
+	if shiftedDir != "" {
+		os.RemoveAll(shiftedDir)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test:", err)
 		code = 1

@@ -80,7 +80,11 @@ type trace struct {
 }
 
 func (t *translation) traced(who *mq.Principal, done broker.Completer, token uint64) *trace {
-	log := t.srv.log.With("message_id", string(t.id), "keys", string(t.keys), "access_key", who.AccessKey, "deliver_at", t.at, "delay_ms", t.delay)
+	at := t.at
+	if t.delay > 0 {
+		at = t.srv.broker.Wall() + t.delay
+	}
+	log := t.srv.log.With("message_id", string(t.id), "keys", string(t.keys), "access_key", who.AccessKey, "deliver_at", at)
 	if len(t.messages) > 0 {
 		log = log.With("topic", string(t.messages[0].Topic))
 	}
