@@ -85,7 +85,7 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock})
-	s.api = api.New(api.Options{Metrics: metrics, Ready: func() error { return s.store.Admit(1) }, Log: log, Places: s.places.http})
+	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http})
 	return s, nil
 }
 

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -87,7 +89,7 @@ func (r *Report) checkMeta(fs vfs.FS, dir string) error {
 
 func openReadOnly(fs vfs.FS, dir string) (*pebble.DB, error) {
 	quiet := &metaLogger{log: slog.New(slog.DiscardHandler), fatal: func(string) {}}
-	o := metaOptions(fs, quiet)
+	o := pebbleOptions(fs, quiet, 0)
 	o.ReadOnly, o.ErrorIfNotExists = true, true
 	db, err := pebble.Open(dir, o)
 	if err != nil {
@@ -162,7 +164,7 @@ func repairMeta(fs vfs.FS, dir, bad string, damage error) (did []string, err err
 		return nil, fmt.Errorf("remove %s: %w", fresh, err)
 	}
 	quiet := &metaLogger{log: slog.New(slog.DiscardHandler), fatal: func(string) {}}
-	to, err := pebble.Open(fresh, metaOptions(fs, quiet))
+	to, err := pebble.Open(fresh, pebbleOptions(fs, quiet, 0))
 	if err != nil {
 		return nil, fmt.Errorf("make %s: %w", fresh, err)
 	}
@@ -186,6 +188,10 @@ func repairMeta(fs vfs.FS, dir, bad string, damage error) (did []string, err err
 	}
 	if err := inboxlog.MakeDir(fs, bad); err != nil {
 		return nil, err
+	}
+	// They are of the old files. Without them Open makes new ones.
+	if err := fs.Remove(fs.PathJoin(dir, marksName)); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return nil, fmt.Errorf("remove the marks: %w", err)
 	}
 	if _, err := fs.Stat(meta); err == nil {
 		kept := fs.PathJoin(bad, fmt.Sprintf("%s-%d", metaName, time.Now().UnixNano()))

@@ -2,16 +2,10 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"log/slog"
-	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/homing-mq/homing/internal/mq"
 )
@@ -50,98 +44,6 @@ const (
 	subReader            = 0x80
 )
 
-// meta is the Pebble half of a Store.
-type meta struct {
-	db     *pebble.DB
-	fs     *metaFS
-	failed atomic.Pointer[mq.Error]
-	log    *slog.Logger
-}
-
-const (
-	metaCache    = 8 << 20
-	metaMemTable = 2 << 20
-)
-
-// openMeta opens the database in dir. Writes are done when they are as durable
-// as mode says: always with Pebble's Sync, on a file system that makes of the
-// sync of its log what the mode wants. (Pebble's NoSync would leave them in
-// this process, and kill -9 would lose them.)
-func openMeta(fs vfs.FS, dir string, mode SyncMode, interval time.Duration, log *slog.Logger) (*meta, error) {
-	m := &meta{log: log}
-	m.fs = newMetaFS(fs, mode, m.fail)
-	m.fs.start(interval)
-	db, err := pebble.Open(dir, metaOptions(m.fs, &metaLogger{log: log, fatal: m.fatal}))
-	if err != nil {
-		m.fs.stop()
-		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
-	}
-	m.db = db
-	if e := m.failed.Load(); e != nil {
-		return nil, errors.Join(e, m.close())
-	}
-	return m, nil
-}
-
-func metaOptions(fs vfs.FS, log *metaLogger) *pebble.Options {
-	return &pebble.Options{
-		FS:                          fs,
-		CacheSize:                   metaCache,
-		MemTableSize:                metaMemTable,
-		MemTableStopWritesThreshold: 4,
-		MaxOpenFiles:                256,
-		FormatMajorVersion:          pebble.FormatNewest,
-		Logger:                      log,
-		EventListener:               &pebble.EventListener{BackgroundError: log.background},
-	}
-}
-
-// fatal is called by Pebble when it can go on no more; it expects not to
-// return. Here it returns: from now on the file system takes no more changes,
-// so that nothing that is needed after a restart goes away, and every method
-// fails.
-func (m *meta) fatal(text string) {
-	m.fail(errors.New(text))
-}
-
-func (m *meta) fail(err error) {
-	m.fs.freeze()
-	e := &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf(
-		"metadata: %w; the store takes no more: check the disk (dmesg, smartctl), then restart homing", err)}
-	if m.failed.CompareAndSwap(nil, e) {
-		m.log.Error("metadata store failed", "error", err)
-	}
-}
-
-func (m *meta) close() error {
-	err := m.db.Close()
-	m.fs.stop()
-	if e := m.failed.Load(); e != nil {
-		return e
-	}
-	return err
-}
-
-// commit applies b.
-func (m *meta) commit(b *pebble.Batch) error {
-	defer func() { _ = b.Close() }()
-	if e := m.failed.Load(); e != nil {
-		return e
-	}
-	err := b.Commit(pebble.Sync)
-	if e := m.failed.Load(); e != nil {
-		return e // fatal returned, so Commit may not know
-	}
-	if err != nil {
-		return metaError(err)
-	}
-	return nil
-}
-
-func metaError(err error) error {
-	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf("metadata: %w", err)}
-}
-
 func sessionKey(clientID string) []byte { return append([]byte{keySession}, clientID...) }
 
 // subscriptionKey returns the key of a subscription, or with an empty filter
@@ -167,12 +69,7 @@ func after(prefix []byte) []byte {
 
 // PutSession stores what outlives a restart of a session.
 func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
-	b := s.meta.db.NewBatch()
-	if err := b.Set(sessionKey(clientID), sessionValue(&sm), nil); err != nil {
-		_ = b.Close()
-		return metaError(err)
-	}
-	return s.meta.commit(b)
+	return s.meta.commit(func(b *pebble.Batch) error { return b.Set(sessionKey(clientID), sessionValue(&sm), nil) })
 }
 
 func sessionValue(sm *mq.SessionMeta) []byte {
@@ -204,57 +101,56 @@ func parseSession(v []byte) (sm mq.SessionMeta, ok bool) {
 
 // DeleteSession removes a session and its subscriptions, as one unit.
 func (s *Store) DeleteSession(clientID string) error {
-	b := s.meta.db.NewBatch()
-	err := b.Delete(sessionKey(clientID), nil) // fails for a closed batch only
-	if err == nil {
+	return s.meta.commit(func(b *pebble.Batch) error {
+		if err := b.Delete(sessionKey(clientID), nil); err != nil { // fails for a closed batch only
+			return err
+		}
 		// One by one: most sessions have few, and a range tombstone for each
 		// session that ends would cost every later reader.
-		err = s.meta.scan(subscriptionKey(clientID, ""), func(k, _ []byte) error { return b.Delete(k, nil) })
-	}
-	if err != nil {
-		_ = b.Close()
-		return err
-	}
-	return s.meta.commit(b)
+		return s.meta.scan(subscriptionKey(clientID, ""), func(k, _ []byte) error { return b.Delete(k, nil) })
+	})
 }
 
 // Sessions calls yield for every session until it fails.
 func (s *Store) Sessions(yield func(clientID string, sm mq.SessionMeta) error) error {
 	return s.meta.scan([]byte{keySession}, func(k, v []byte) error {
-		sm, ok := parseSession(v)
-		if !ok {
-			return metaError(fmt.Errorf("session %q has an unknown form", k[1:]))
+		id := string(k[1:])
+		sm, err := readSession(id, v)
+		if err != nil {
+			return err
 		}
-		return yield(string(k[1:]), sm)
+		return yield(id, sm)
 	})
 }
 
 // Session returns the metadata of one session, and whether there is any.
 func (s *Store) Session(clientID string) (sm mq.SessionMeta, ok bool, err error) {
-	v, closer, err := s.meta.db.Get(sessionKey(clientID))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return sm, false, nil
+	ok, err = s.meta.get(sessionKey(clientID), func(v []byte) (err error) {
+		sm, err = readSession(clientID, v)
+		return err
+	})
+	return sm, ok && err == nil, err
+}
+
+// readSession is parseSession with an error that names the client.
+func readSession(clientID string, v []byte) (mq.SessionMeta, error) {
+	sm, ok := parseSession(v)
+	if !ok {
+		return sm, metaError(fmt.Errorf("session %q has an unknown form", clientID))
 	}
-	if err != nil {
-		return sm, false, metaError(err)
-	}
-	defer func() { _ = closer.Close() }()
-	if sm, ok = parseSession(v); !ok {
-		return sm, false, metaError(fmt.Errorf("session %q has an unknown form", clientID))
-	}
-	return sm, true, nil
+	return sm, nil
 }
 
 // PutSubscriptions adds subscriptions of a session, or changes their options.
 func (s *Store) PutSubscriptions(clientID string, subs []mq.Subscription) error {
-	b := s.meta.db.NewBatch()
-	for i := range subs {
-		if err := b.Set(subscriptionKey(clientID, subs[i].Filter), subscriptionValue(&subs[i]), nil); err != nil {
-			_ = b.Close()
-			return metaError(err)
+	return s.meta.commit(func(b *pebble.Batch) error {
+		for i := range subs {
+			if err := b.Set(subscriptionKey(clientID, subs[i].Filter), subscriptionValue(&subs[i]), nil); err != nil {
+				return err
+			}
 		}
-	}
-	return s.meta.commit(b)
+		return nil
+	})
 }
 
 func subscriptionValue(sub *mq.Subscription) []byte {
@@ -297,14 +193,14 @@ func cutReader(v []byte, clientID string) (*mq.Principal, bool) {
 
 // DeleteSubscriptions removes subscriptions by their filters.
 func (s *Store) DeleteSubscriptions(clientID string, filters []string) error {
-	b := s.meta.db.NewBatch()
-	for _, f := range filters {
-		if err := b.Delete(subscriptionKey(clientID, f), nil); err != nil {
-			_ = b.Close()
-			return metaError(err)
+	return s.meta.commit(func(b *pebble.Batch) error {
+		for _, f := range filters {
+			if err := b.Delete(subscriptionKey(clientID, f), nil); err != nil {
+				return err
+			}
 		}
-	}
-	return s.meta.commit(b)
+		return nil
+	})
 }
 
 // Subscriptions returns the subscriptions of a session by filter.
@@ -312,54 +208,40 @@ func (s *Store) Subscriptions(clientID string) ([]mq.Subscription, error) {
 	var subs []mq.Subscription
 	prefix := subscriptionKey(clientID, "")
 	err := s.meta.scan(prefix, func(k, v []byte) error {
-		if len(v) < 3 || v[0] != subscriptionVersion {
-			return metaError(fmt.Errorf("subscription of %q has an unknown form", clientID))
-		}
-		id, n := binary.Uvarint(v[2:])
-		if n <= 0 {
-			return metaError(fmt.Errorf("subscription of %q has a malformed identifier", clientID))
-		}
-		var reader *mq.Principal
-		if v[1]&subReader != 0 {
-			var ok bool
-			if reader, ok = cutReader(v[2+n:], clientID); !ok {
-				return metaError(fmt.Errorf("subscription of %q has a malformed reader", clientID))
-			}
-		}
-		subs = append(subs, mq.Subscription{
-			Reader:            reader,
-			Filter:            string(k[len(prefix):]),
-			QoS:               mq.QoS(v[1] & subQoS),
-			NoLocal:           v[1]&subNoLocal != 0,
-			RetainAsPublished: v[1]&subRetainAsPublished != 0,
-			RetainHandling:    v[1] & subRetainHandling >> subRetainShift,
-			ID:                uint32(id),
-			RetainedOwed:      v[1]&subRetainedOwed != 0,
-		})
-		return nil
+		sub, err := readSubscription(clientID, string(k[len(prefix):]), v)
+		subs = append(subs, sub)
+		return err
 	})
-	return subs, err
+	if err != nil {
+		return nil, err
+	}
+	return subs, nil
 }
 
-// scan calls f for every key with the given prefix until it fails. The slices
-// are valid during the call only.
-func (m *meta) scan(prefix []byte, f func(k, v []byte) error) error {
-	it, err := m.db.NewIterWithContext(context.Background(), &pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
-	if err != nil {
-		return metaError(err)
+// readSubscription is the reverse of subscriptionValue.
+func readSubscription(clientID, filter string, v []byte) (mq.Subscription, error) {
+	if len(v) < 3 || v[0] != subscriptionVersion {
+		return mq.Subscription{}, metaError(fmt.Errorf("subscription of %q has an unknown form", clientID))
 	}
-	defer func() { _ = it.Close() }()
-	for ok := it.First(); ok; ok = it.Next() {
-		v, err := it.ValueAndErr()
-		if err != nil {
-			return metaError(err)
+	id, n := binary.Uvarint(v[2:])
+	if n <= 0 {
+		return mq.Subscription{}, metaError(fmt.Errorf("subscription of %q has a malformed identifier", clientID))
+	}
+	var reader *mq.Principal
+	if v[1]&subReader != 0 {
+		var ok bool
+		if reader, ok = cutReader(v[2+n:], clientID); !ok {
+			return mq.Subscription{}, metaError(fmt.Errorf("subscription of %q has a malformed reader", clientID))
 		}
-		if err := f(it.Key(), v); err != nil {
-			return err
-		}
 	}
-	if err := it.Error(); err != nil {
-		return metaError(err)
-	}
-	return nil
+	return mq.Subscription{
+		Reader:            reader,
+		Filter:            filter,
+		QoS:               mq.QoS(v[1] & subQoS),
+		NoLocal:           v[1]&subNoLocal != 0,
+		RetainAsPublished: v[1]&subRetainAsPublished != 0,
+		RetainHandling:    v[1] & subRetainHandling >> subRetainShift,
+		ID:                uint32(id),
+		RetainedOwed:      v[1]&subRetainedOwed != 0,
+	}, nil
 }

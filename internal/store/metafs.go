@@ -14,7 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// metaFS is the file system Pebble runs on. It does two things.
+// metaFS is the file system one incarnation of the metadata's database runs on.
+// It does three things.
 //
 // Under SyncOS and SyncInterval a sync of Pebble's log (*.log) waits for
 // write(2) only; it is done for real when the file is closed, and under
@@ -22,12 +23,17 @@ import (
 //
 // Pebble ends the process when it cannot write its log, its manifest or the
 // directory. A server must not end because of its metadata: metaFS tells the
-// store instead, which fails all later calls, and Pebble that all is well. From
-// then on nothing on disk is changed any more, so a restart finds what was there
-// before the failure. Tables are not concerned: Pebble tries to write them again.
+// store instead, which fails all calls until it has opened the database anew,
+// and Pebble that all is well. From then on this incarnation changes nothing on
+// disk any more, tables included, so the next one finds what was there before
+// the failure, and nothing in this one waits for ever. Until then a table that
+// cannot be written is Pebble's own business: it tries again.
+//
+// It keeps the marks.
 type metaFS struct {
 	vfs.FS
 	mode   SyncMode
+	marks  *marks
 	failed func(error) // must call freeze
 	frozen atomic.Bool
 
@@ -38,11 +44,9 @@ type metaFS struct {
 	wg   sync.WaitGroup
 }
 
-var errFrozen = errors.New("the store has failed and takes no more changes")
-
 // newMetaFS wraps fs. failed is told of what Pebble is not.
-func newMetaFS(fs vfs.FS, mode SyncMode, failed func(error)) *metaFS {
-	return &metaFS{FS: fs, mode: mode, failed: failed, open: map[*metaFile]struct{}{}, quit: make(chan struct{})}
+func newMetaFS(fs vfs.FS, mode SyncMode, marks *marks, failed func(error)) *metaFS {
+	return &metaFS{FS: fs, mode: mode, marks: marks, failed: failed, open: map[*metaFile]struct{}{}, quit: make(chan struct{})}
 }
 
 // start begins the periodic syncs of SyncInterval.
@@ -83,16 +87,14 @@ func (m *metaFS) syncOpen() {
 	m.mu.Lock()
 	defer m.mu.Unlock() // a file must not be closed while it is synced
 	for f := range m.open {
-		if err := f.settle(); err != nil {
-			m.failed(fmt.Errorf("sync %s: %w", f.name, err))
-		}
+		f.settle()
 	}
 }
 
-func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+func isLog(name string) bool { return strings.HasSuffix(name, logSuffix) }
 
 // vital reports whether Pebble cannot go on without the file.
-func (m *metaFS) vital(name string) bool {
+func vital(name string) bool {
 	return !strings.HasSuffix(name, ".sst") && !strings.HasSuffix(name, ".blob")
 }
 
@@ -111,14 +113,15 @@ func (m *metaFS) change(what, name string, do func() error) error {
 
 // create opens a file for writing with do.
 func (m *metaFS) create(name string, do func() (vfs.File, error)) (vfs.File, error) {
-	vital := m.vital(name)
 	if m.frozen.Load() {
-		if vital {
-			return nullFile{}, nil
-		}
-		return nil, errFrozen
+		return nullFile{}, nil
 	}
-	f, err := do()
+	base, vital := m.PathBase(name), vital(name)
+	err := m.marks.forget(base) // of a file that had the name before
+	var f vfs.File
+	if err == nil {
+		f, err = do()
+	}
 	if err != nil {
 		if !vital {
 			return nil, err
@@ -127,6 +130,9 @@ func (m *metaFS) create(name string, do func() (vfs.File, error)) (vfs.File, err
 		return nullFile{}, nil
 	}
 	w := &metaFile{File: f, fs: m, name: name, vital: vital, lazy: m.mode != SyncAlways && isLog(name)}
+	if marked(base) {
+		w.base = base
+	}
 	if w.lazy {
 		m.mu.Lock()
 		m.open[w] = struct{}{}
@@ -138,6 +144,17 @@ func (m *metaFS) create(name string, do func() (vfs.File, error)) (vfs.File, err
 // Unwrap implements vfs.FS.
 func (m *metaFS) Unwrap() vfs.FS { return m.FS }
 
+// List implements vfs.FS. An error would make Pebble's opening fail at a point
+// where it leaves a goroutine behind.
+func (m *metaFS) List(dir string) ([]string, error) {
+	names, err := m.FS.List(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.failed(fmt.Errorf("list %s: %w", dir, err))
+		return nil, nil
+	}
+	return names, err
+}
+
 // Create implements vfs.FS.
 func (m *metaFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	return m.create(name, func() (vfs.File, error) { return m.FS.Create(name, c) })
@@ -145,7 +162,12 @@ func (m *metaFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) 
 
 // ReuseForWrite implements vfs.FS.
 func (m *metaFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return m.create(to, func() (vfs.File, error) { return m.FS.ReuseForWrite(from, to, c) })
+	return m.create(to, func() (vfs.File, error) {
+		if err := m.marks.forget(m.PathBase(from)); err != nil {
+			return nil, err
+		}
+		return m.FS.ReuseForWrite(from, to, c)
+	})
 }
 
 // OpenReadWrite implements vfs.FS.
@@ -163,10 +185,13 @@ func (m *metaFS) Remove(name string) error {
 	if m.frozen.Load() {
 		return nil
 	}
+	if err := m.marks.forget(m.PathBase(name)); err != nil {
+		return err
+	}
 	return m.FS.Remove(name)
 }
 
-// RemoveAll implements vfs.FS.
+// RemoveAll implements vfs.FS. Pebble does not call it for what has marks.
 func (m *metaFS) RemoveAll(name string) error {
 	if m.frozen.Load() {
 		return nil
@@ -185,26 +210,28 @@ func (m *metaFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &metaFile{File: f, fs: m, name: name, vital: true}, nil
+	return &metaFile{File: f, fs: m, name: name, vital: true, dir: true}, nil
 }
 
-// metaFile is a file or directory open for writing.
+// metaFile is a file or directory open for writing. Pebble writes each from its
+// start to its end, one call at a time.
 type metaFile struct {
 	vfs.File
 	fs    *metaFS
 	name  string
+	base  string      // of its mark; "": it has none
+	dir   bool        // it is a directory
 	vital bool        // errors go to the store, not to Pebble
 	lazy  bool        // syncs are put off
 	dirty atomic.Bool // one was
+
+	written atomic.Int64 // bytes
 }
 
 // do does what with f, as vital says.
 func (f *metaFile) do(what string, do func() error) error {
-	switch {
-	case f.fs.frozen.Load() && f.vital:
+	if f.fs.frozen.Load() {
 		return nil
-	case f.fs.frozen.Load():
-		return errFrozen
 	}
 	err := do()
 	if err != nil && f.vital {
@@ -216,7 +243,13 @@ func (f *metaFile) do(what string, do func() error) error {
 
 // Write implements vfs.File.
 func (f *metaFile) Write(p []byte) (int, error) {
-	err := f.do("write", func() error { _, err := f.File.Write(p); return err })
+	err := f.do("write", func() error {
+		_, err := f.File.Write(p)
+		if err == nil {
+			f.written.Add(int64(len(p)))
+		}
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -238,21 +271,10 @@ func (f *metaFile) Preallocate(off, length int64) error {
 }
 
 // Sync implements vfs.File.
-func (f *metaFile) Sync() error {
-	if f.lazy {
-		f.dirty.Store(true)
-		return nil
-	}
-	return f.do("sync", f.File.Sync)
-}
+func (f *metaFile) Sync() error { return f.sync(f.File.Sync) }
 
 // SyncData implements vfs.File.
-func (f *metaFile) SyncData() error {
-	if f.lazy {
-		return f.Sync()
-	}
-	return f.do("sync", f.File.SyncData)
-}
+func (f *metaFile) SyncData() error { return f.sync(f.File.SyncData) }
 
 // SyncTo implements vfs.File.
 func (f *metaFile) SyncTo(length int64) (full bool, err error) {
@@ -263,12 +285,46 @@ func (f *metaFile) SyncTo(length int64) (full bool, err error) {
 	return full, err
 }
 
-// settle does the sync that was put off.
-func (f *metaFile) settle() error {
-	if f.dirty.Swap(false) && !f.fs.frozen.Load() {
-		return f.File.SyncData()
+// sync does a sync of all of f with do, or puts it off.
+func (f *metaFile) sync(do func() error) error {
+	if f.lazy {
+		if f.dirty.Store(true); !f.fs.frozen.Load() {
+			f.note(f.written.Load(), 0)
+		}
+		return nil
 	}
-	return nil
+	return f.do("sync", func() error {
+		n := f.written.Load()
+		err := do()
+		switch {
+		case err != nil:
+		case f.dir:
+			f.fs.marks.named()
+		default:
+			f.note(n, n)
+		}
+		return err
+	})
+}
+
+// note raises the mark of f.
+func (f *metaFile) note(promised, synced int64) {
+	if f.base != "" && promised > 0 {
+		f.fs.marks.note(f.base, promised, synced)
+	}
+}
+
+// settle does the sync that was put off.
+func (f *metaFile) settle() {
+	if !f.dirty.Swap(false) || f.fs.frozen.Load() {
+		return
+	}
+	n := f.written.Load()
+	if err := f.File.SyncData(); err != nil {
+		f.fs.failed(fmt.Errorf("sync %s: %w", f.name, err))
+		return
+	}
+	f.note(n, n)
 }
 
 // Close implements vfs.File.
@@ -277,9 +333,7 @@ func (f *metaFile) Close() error {
 		f.fs.mu.Lock()
 		delete(f.fs.open, f)
 		f.fs.mu.Unlock()
-		if err := f.settle(); err != nil {
-			f.fs.failed(fmt.Errorf("sync %s: %w", f.name, err))
-		}
+		f.settle()
 	}
 	return f.File.Close()
 }
@@ -301,6 +355,8 @@ func (nullFile) SyncData() error                        { return nil }
 func (nullFile) Prefetch(_, _ int64) error              { return nil }
 func (nullFile) Fd() uintptr                            { return vfs.InvalidFd }
 func (nullFile) Stat() (vfs.FileInfo, error)            { return nullInfo{}, nil }
+
+var errFrozen = errors.New("the metadata has failed")
 
 type nullInfo struct{}
 

@@ -31,10 +31,16 @@ type Observer = inboxlog.Observer
 // CommitInfo describes one commit to an Observer.
 type CommitInfo = inboxlog.CommitInfo
 
-// Metrics is a snapshot of the gauges of the inbox log.
-type Metrics = inboxlog.Metrics
+// Metrics is a snapshot of a Store's gauges and counters: those of the inbox
+// log, and those of the metadata.
+type Metrics struct {
+	inboxlog.Metrics
+	MetaDown     bool   // the metadata's database is away; it is opened again
+	MetaFailures uint64 // times that it failed
+	MetaDropped  int    // records that the last start found behind the end of a log
+}
 
-// CorruptError says which file of the inbox log is damaged, and where.
+// CorruptError says which file of the store is damaged, and where.
 type CorruptError = inboxlog.CorruptError
 
 // Options configure a Store. The zero value of each field but Dir is its
@@ -47,6 +53,7 @@ type Options struct {
 	SegmentSize  int64         // bytes, default 64 MiB; see inboxlog.Options
 	Retention    time.Duration // default: none
 	DiskLimit    int64         // bytes; 0: refuse puts when the file system is 95 % full
+	OpenFiles    int           // descriptors that the metadata may take for its tables, default 256
 	Logger       *slog.Logger  // default: discard
 	// Clock is the server's time. Open makes it go on from what the store knows,
 	// and the store keeps its offset from then on: Clock.Check writes to Dir until
@@ -67,8 +74,10 @@ type inboxes = inboxlog.Log
 // concurrently, but not after Close.
 type Store struct {
 	*inboxes
-	meta *meta
-	lock io.Closer
+	meta    *meta
+	marks   *marks
+	lock    io.Closer
+	dropped int // see Metrics
 }
 
 var _ mq.Store = (*Store)(nil)
@@ -82,8 +91,8 @@ const (
 )
 
 // Open opens the store in o.Dir and makes it if there is none. It fails if
-// another process has it open, or with a *CorruptError if the inbox log is
-// damaged.
+// another process has it open, or with a *CorruptError if something that was on
+// disk is not there any more.
 func Open(o Options) (_ *Store, err error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
@@ -94,9 +103,6 @@ func Open(o Options) (_ *Store, err error) {
 	if err := inboxlog.MakeDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if err := checkFree(o.FS, o.Dir); err != nil {
-		return nil, err
-	}
 	s := &Store{}
 	if s.lock, err = lockDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -106,25 +112,78 @@ func Open(o Options) (_ *Store, err error) {
 			s.lock.Close()
 		}
 	}()
-	if err = inboxlog.MakeDir(o.FS, o.FS.PathJoin(o.Dir, metaName)); err != nil {
+	sessions, err := s.openMeta(&o)
+	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if s.meta, err = openMeta(o.FS, o.FS.PathJoin(o.Dir, metaName), o.Sync, o.SyncInterval, o.Logger); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
+	defer func() {
+		if err != nil {
+			_ = s.meta.close()
+			_ = s.marks.close()
+		}
+	}()
 	if o.Clock != nil {
 		keepClock(o)
 	}
 	s.inboxes, err = inboxlog.Open(inboxlog.Options{
 		Dir: o.FS.PathJoin(o.Dir, inboxName), FS: o.FS, Sync: o.Sync, SyncInterval: o.SyncInterval,
 		SegmentSize: o.SegmentSize, Retention: o.Retention, DiskLimit: o.DiskLimit, Logger: o.Logger,
-		Clock: o.Clock, Done: o.Done, Observer: o.Observer,
+		Clock: o.Clock, Done: o.Done, Observer: o.Observer, MustExist: sessions > 0 || s.marks.flags&markInbox != 0,
 	})
 	if err != nil {
-		_ = s.meta.close()
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err = s.marks.set(s.marks.flags | markInbox); err != nil {
+		_ = s.inboxes.Close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil
+}
+
+// openMeta opens the metadata, before the inbox log is made: see evidence. It
+// returns the number of sessions.
+func (s *Store) openMeta(o *Options) (sessions int, err error) {
+	dir := o.FS.PathJoin(o.Dir, metaName)
+	e, err := examine(o.FS, o.Dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range e.notes {
+		o.Logger.Warn("metadata", "note", n)
+	}
+	s.marks, s.dropped = e.marks, e.dropped
+	if err := inboxlog.MakeDir(o.FS, dir); err != nil {
+		return 0, err
+	}
+	makeRoom := func(need int64) error { return checkFree(o.FS, o.Dir, need) }
+	need, err := roomToOpen(o.FS, dir)
+	if err == nil {
+		err = makeRoom(need)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if err := s.marks.open(o.FS); err != nil {
+		return 0, err
+	}
+	s.meta, err = openMeta(metaOptions{
+		fs: o.FS, dir: dir, mode: o.Sync, interval: o.SyncInterval, openFiles: o.OpenFiles, log: o.Logger, makeRoom: makeRoom,
+	}, s.marks, e.cuts)
+	if err != nil {
+		return 0, errors.Join(openError(err), s.marks.close())
+	}
+	// The old logs are gone, so the flag may change.
+	flags := s.marks.flags&^markLazy | markMeta
+	if o.Sync != SyncAlways {
+		flags |= markLazy
+	}
+	if err = s.marks.set(flags); err == nil {
+		sessions, err = s.meta.validate()
+	}
+	if err != nil {
+		return 0, errors.Join(err, s.meta.close(), s.marks.close())
+	}
+	return sessions, nil
 }
 
 // lockDir keeps other processes out of a store's directory.
@@ -140,22 +199,44 @@ func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 	return lock, nil
 }
 
-// minFree is how many bytes must be free to open a store: Pebble replays its
-// log into new files, and tries for ever when there is no room.
-const minFree = 16 << 20
-
-// checkFree refuses to open a store on a full file system.
-func checkFree(fs vfs.FS, dir string) error {
+// checkFree fails if fewer than need bytes are free where dir is: Pebble replays
+// its logs into new files, and tries for ever when there is no room.
+func checkFree(fs vfs.FS, dir string, need int64) error {
 	u, err := fs.GetDiskUsage(dir)
-	if err == nil && u.TotalBytes > 0 && u.AvailBytes < minFree {
+	if err == nil && u.TotalBytes > 0 && u.AvailBytes < uint64(need) {
 		return &mq.Error{Code: mq.StoreFull, Text: fmt.Sprintf(
-			"open store: only %d KiB are free where %s is; free at least %d MiB and start again", u.AvailBytes>>10, dir, minFree>>20)}
+			"only %d KiB are free where %s is; free at least %d KiB", u.AvailBytes>>10, dir, need>>10)}
 	}
 	return nil
+}
+
+// Ready returns why messages, sessions or subscriptions cannot be stored now,
+// or nil. It is cheap.
+func (s *Store) Ready() error {
+	if err := s.meta.err(); err != nil {
+		return err
+	}
+	err := s.Admit(1)
+	var e *mq.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &e) && e.Code == mq.StoreFull:
+		return fmt.Errorf("inbox log: %w: the disk limit is reached (store.disk-limit, or 95 %% of the file system): "+
+			"free space there, or let devices fetch their messages", err)
+	}
+	return fmt.Errorf("inbox log: %w", err)
+}
+
+// Metrics returns the present gauges.
+func (s *Store) Metrics() Metrics {
+	return Metrics{
+		Metrics: s.inboxes.Metrics(), MetaDown: s.meta.err() != nil, MetaFailures: s.meta.failures.Load(), MetaDropped: s.dropped,
+	}
 }
 
 // Close writes and syncs what is queued, waits for the last Done, and closes
 // the store.
 func (s *Store) Close() error {
-	return errors.Join(s.inboxes.Close(), s.meta.close(), s.lock.Close())
+	return errors.Join(s.inboxes.Close(), s.meta.close(), s.marks.close(), s.lock.Close())
 }

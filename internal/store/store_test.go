@@ -185,7 +185,7 @@ func TestSessionVersions(t *testing.T) {
 	defer s.Close()
 	set := func(client string, v []byte) {
 		t.Helper()
-		if err := s.meta.db.Set(sessionKey(client), v, pebble.Sync); err != nil {
+		if err := s.meta.current.Load().db.Set(sessionKey(client), v, pebble.Sync); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -269,7 +269,7 @@ func TestMetadataFaults(t *testing.T) {
 				done[c] = sm
 			}
 			if i == 3 { // it never ends while tables cannot be written
-				if flushed, err := s.meta.db.AsyncFlush(); err == nil {
+				if flushed, err := s.meta.current.Load().db.AsyncFlush(); err == nil {
 					select {
 					case <-flushed:
 					case <-time.After(20 * time.Millisecond):
@@ -324,7 +324,7 @@ func filled(t *testing.T) *vfs.MemFS {
 		}
 		s.Submit(mq.Op{Kind: mq.OpPut, Inbox: s.Inbox(c), Seq: 1, Record: []byte(c)})
 	}
-	if err := s.meta.db.Flush(); err != nil {
+	if err := s.meta.current.Load().db.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

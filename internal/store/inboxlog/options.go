@@ -35,6 +35,9 @@ type Options struct {
 	// DiskLimit in bytes bounds the log's files; puts are refused before. 0:
 	// puts are refused while the file system is at least 95 % full.
 	DiskLimit int64
+	// MustExist says that the log was there before: without any segment Open
+	// fails with a *CorruptError, where it would otherwise make a new log.
+	MustExist bool
 	Logger    *slog.Logger // default: discard
 	// Clock is the server's time, in which frames, segments and puts are dated.
 	// Open resumes it from the last time in the log. Default: one of its own.

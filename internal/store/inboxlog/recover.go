@@ -18,6 +18,9 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
+	if l.opts.MustExist && len(l.ix.segs) == 0 {
+		return &CorruptError{File: l.dir, Reason: "all segments are missing, and with them all messages"}
+	}
 	for _, s := range l.ix.segs {
 		if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
 			return fmt.Errorf("open %s: %w", s.path, err)
