@@ -6,7 +6,6 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -19,7 +18,8 @@ type Report struct {
 	Inbox         inboxlog.Report
 	Sessions      int
 	Subscriptions int
-	MetaProblem   string // "": none
+	MetaProblem   string   // why the metadata does not open; "": it does
+	Notes         []string // what is odd, and does no harm
 }
 
 // OK reports whether the store opens and everything in it can be read.
@@ -30,6 +30,9 @@ func (r *Report) String() string {
 	var b strings.Builder
 	b.WriteString(r.Inbox.String())
 	fmt.Fprintf(&b, "%d sessions, %d subscriptions\n", r.Sessions, r.Subscriptions)
+	for _, n := range r.Notes {
+		fmt.Fprintf(&b, "note: metadata: %s\n", n)
+	}
 	if r.MetaProblem != "" {
 		fmt.Fprintf(&b, "problem: metadata: %s\n", r.MetaProblem)
 	}
@@ -37,32 +40,73 @@ func (r *Report) String() string {
 }
 
 // Check verifies every frame, record and metadata block of the store in dir
-// and reports all damage with file and offset. It changes nothing but takes
+// and reports all damage with file and offset. It does what Open does, so it
+// finds no problem exactly if Open does not. It changes nothing but takes
 // the lock: no server may have the store open. fs nil means the operating
 // system's. err says why the check was not possible; damage is in the report.
 func Check(fs vfs.FS, dir string) (Report, error) {
 	if fs == nil {
 		fs = vfs.Default
 	}
-	if _, err := fs.Stat(fs.PathJoin(dir, inboxName)); err != nil {
-		return Report{}, fmt.Errorf("check store: %s holds no store: %w", dir, err)
+	if !anyOf(fs, dir, inboxName, metaName, marksName) {
+		return Report{}, fmt.Errorf("check store: %s holds no store: %w", dir, iofs.ErrNotExist)
 	}
 	lock, err := lockDir(fs, dir)
 	if err != nil {
 		return Report{}, fmt.Errorf("check store: %w", err)
 	}
 	defer lock.Close()
-	return check(fs, dir)
+	r, _, err := check(fs, dir)
+	if err != nil {
+		return r.Report, fmt.Errorf("check store: %w", err)
+	}
+	return r.Report, nil
 }
 
-func check(fs vfs.FS, dir string) (r Report, err error) {
-	if r.Inbox, err = inboxlog.Check(fs, fs.PathJoin(dir, inboxName)); err != nil {
-		return r, fmt.Errorf("check store: %w", err)
+// found is a Report with what Repair needs to know besides.
+type found struct {
+	Report
+	lost []*CorruptError // parts of the metadata's files
+}
+
+// anyOf reports whether dir has something of one of the names.
+func anyOf(fs vfs.FS, dir string, names ...string) bool {
+	for _, n := range names {
+		if _, err := fs.Stat(fs.PathJoin(dir, n)); err == nil {
+			return true
+		}
 	}
-	if err := r.checkMeta(fs, fs.PathJoin(dir, metaName)); err != nil {
-		r.MetaProblem = err.Error()
+	return false
+}
+
+// check is Check with the lock held. damage is what the report says of the
+// metadata.
+func check(fs vfs.FS, dir string) (r found, damage error, err error) {
+	e, damage := examine(fs, dir)
+	var corrupt *CorruptError
+	if damage != nil && !errors.As(damage, &corrupt) {
+		return r, nil, damage
 	}
-	return r, nil
+	r.Notes, r.lost = e.notes, e.lost
+	if damage == nil && !e.empty {
+		damage = r.checkMeta(cutFS{fs, e.cuts}, e.marks.dir)
+	}
+	if damage != nil {
+		r.MetaProblem = damage.Error()
+	}
+	for _, l := range r.lost[min(1, len(r.lost)):] {
+		r.MetaProblem += "\nproblem: metadata: " + l.Error()
+	}
+	inbox := fs.PathJoin(dir, inboxName)
+	if !e.inbox && (r.Sessions > 0 || e.marks.flags&markInbox != 0) {
+		r.Inbox.Problems = append(r.Inbox.Problems, inboxlog.Problem{File: inbox, Text: inboxlog.NoSegments})
+		return r, damage, nil
+	}
+	if !anyOf(fs, dir, inboxName) {
+		return r, damage, nil
+	}
+	r.Inbox, err = inboxlog.Check(fs, inbox)
+	return r, damage, err
 }
 
 // checkMeta reads all of the metadata; opening verifies Pebble's log.
@@ -72,19 +116,9 @@ func (r *Report) checkMeta(fs vfs.FS, dir string) error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	err = eachKey(db, false, func(k, _ []byte) error {
-		switch k[0] {
-		case keySession:
-			r.Sessions++
-		case keySubscription:
-			r.Subscriptions++
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return db.CheckLevels(nil)
+	c, err := validate(db)
+	r.Sessions, r.Subscriptions = c.sessions, c.subscriptions
+	return err
 }
 
 func openReadOnly(fs vfs.FS, dir string) (*pebble.DB, error) {
@@ -120,108 +154,4 @@ func eachKey(db *pebble.DB, backward bool, f func(k, v []byte) error) error {
 		}
 	}
 	return it.Error()
-}
-
-// Repair makes the store in dir open again. What is damaged is moved to
-// dir/bad, never deleted; everything that still checks is saved. It returns
-// what it did and what may be lost, one line each; nothing means that there
-// was nothing to do. No server may have the store open. fs nil means the
-// operating system's.
-func Repair(fs vfs.FS, dir string) (did []string, err error) {
-	if fs == nil {
-		fs = vfs.Default
-	}
-	if _, err := fs.Stat(dir); err != nil {
-		return nil, fmt.Errorf("repair store: %w", err)
-	}
-	lock, err := lockDir(fs, dir)
-	if err != nil {
-		return nil, fmt.Errorf("repair store: %w", err)
-	}
-	defer lock.Close()
-	bad := fs.PathJoin(dir, badName)
-	did, err = inboxlog.Repair(fs, fs.PathJoin(dir, inboxName), bad)
-	if err != nil {
-		return did, fmt.Errorf("repair store: %w", err)
-	}
-	var r Report
-	damage := r.checkMeta(fs, fs.PathJoin(dir, metaName))
-	if damage == nil {
-		return did, nil
-	}
-	lines, err := repairMeta(fs, dir, bad, damage)
-	if err != nil {
-		return append(did, lines...), fmt.Errorf("repair store: %w", err)
-	}
-	return append(did, lines...), nil
-}
-
-// repairMeta moves the metadata to bad and puts a new database in its place,
-// with every key that can be read from either end of the old one.
-func repairMeta(fs vfs.FS, dir, bad string, damage error) (did []string, err error) {
-	meta, fresh := fs.PathJoin(dir, metaName), fs.PathJoin(dir, metaName+".new")
-	if err := fs.RemoveAll(fresh); err != nil {
-		return nil, fmt.Errorf("remove %s: %w", fresh, err)
-	}
-	quiet := &metaLogger{log: slog.New(slog.DiscardHandler), fatal: func(string) {}}
-	to, err := pebble.Open(fresh, pebbleOptions(fs, quiet, 0))
-	if err != nil {
-		return nil, fmt.Errorf("make %s: %w", fresh, err)
-	}
-	saved := map[string]struct{}{}
-	if from, err := openReadOnly(fs, meta); err == nil {
-		for _, backward := range []bool{false, true} {
-			// How far it gets is all there is to know.
-			_ = eachKey(from, backward, func(k, v []byte) error {
-				saved[string(k)] = struct{}{}
-				return to.Set(k, v, pebble.NoSync)
-			})
-		}
-		_ = from.Close()
-	}
-	if err := to.Flush(); err != nil {
-		_ = to.Close()
-		return nil, fmt.Errorf("write %s: %w", fresh, err)
-	}
-	if err := to.Close(); err != nil {
-		return nil, fmt.Errorf("write %s: %w", fresh, err)
-	}
-	if err := inboxlog.MakeDir(fs, bad); err != nil {
-		return nil, err
-	}
-	// They are of the old files. Without them Open makes new ones.
-	if err := fs.Remove(fs.PathJoin(dir, marksName)); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return nil, fmt.Errorf("remove the marks: %w", err)
-	}
-	if _, err := fs.Stat(meta); err == nil {
-		kept := fs.PathJoin(bad, fmt.Sprintf("%s-%d", metaName, time.Now().UnixNano()))
-		if err := fs.Rename(meta, kept); err != nil {
-			return nil, fmt.Errorf("rename %s: %w", meta, err)
-		}
-		did = append(did, fmt.Sprintf("moved the metadata %s to %s", meta, kept))
-	}
-	if err := fs.Rename(fresh, meta); err != nil {
-		return did, fmt.Errorf("rename %s: %w", fresh, err)
-	}
-	if err := syncDirs(fs, bad, dir); err != nil {
-		return did, err
-	}
-	return append(did, fmt.Sprintf("made new metadata with the %d sessions and subscriptions that could be read; "+
-		"others are lost: their clients have to subscribe again", len(saved)), "reason: "+damage.Error()), nil
-}
-
-// syncDirs makes the names in the given directories durable.
-func syncDirs(fs vfs.FS, dirs ...string) error {
-	for _, dir := range dirs {
-		d, err := fs.OpenDir(dir)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", dir, err)
-		}
-		err = d.Sync()
-		d.Close()
-		if err != nil {
-			return fmt.Errorf("sync %s: %w", dir, err)
-		}
-	}
-	return nil
 }

@@ -17,10 +17,11 @@ type evidence struct {
 	// written and never synced, with holes in it. Pebble would take that for
 	// damage where the sync mode was not always.
 	cuts    map[string]int64
-	dropped int      // records behind the cuts
-	notes   []string // what is odd, and does no harm
-	empty   bool     // there is no metadata yet
-	inbox   bool     // there are segments of the inbox log
+	dropped int             // records behind the cuts
+	notes   []string        // what is odd, and does no harm
+	lost    []*CorruptError // what the marks miss
+	empty   bool            // there is no metadata yet
+	inbox   bool            // there are segments of the inbox log
 }
 
 // examine collects the evidence of the store in dir. It changes nothing. It
@@ -53,8 +54,11 @@ func examine(fsys vfs.FS, dir string) (*evidence, error) {
 	if err := e.present(fsys, names); err != nil || e.empty {
 		return e, err
 	}
-	if err := e.marks.verify(fsys); err != nil {
-		return e, err
+	if e.lost, err = e.marks.verify(fsys); err != nil {
+		return nil, err
+	}
+	if len(e.lost) > 0 {
+		return e, e.lost[0]
 	}
 	if e.marks.flags&markLazy != 0 {
 		return e, e.cut(fsys, names)

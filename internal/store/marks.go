@@ -326,26 +326,20 @@ func (k *marks) promises() map[string]int64 {
 }
 
 // verify compares the files with their marks: each must be there, and readable
-// as far as it was on disk. It fails with a *CorruptError.
-func (k *marks) verify(fsys vfs.FS) error {
+// as far as it was on disk. It returns what is not.
+func (k *marks) verify(fsys vfs.FS) (lost []*CorruptError, err error) {
 	for _, base := range slices.Sorted(maps.Keys(k.files)) {
-		if err := k.verifyFile(fsys, base); err != nil {
-			return err
+		path, want := fsys.PathJoin(k.dir, base), k.files[base].synced
+		c, err := scanChunks(fsys, path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			lost = append(lost, &CorruptError{File: path, Reason: fmt.Sprintf("the file is missing; %d bytes of it were on disk", want)})
+		case err != nil:
+			return lost, err
+		case c.end < want:
+			lost = append(lost, &CorruptError{File: path, Offset: c.end, Reason: fmt.Sprintf(
+				"no intact record is here, but the file was on disk up to %d", want)})
 		}
 	}
-	return nil
-}
-
-func (k *marks) verifyFile(fsys vfs.FS, base string) error {
-	path, want := fsys.PathJoin(k.dir, base), k.files[base].synced
-	c, err := scanChunks(fsys, path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return &CorruptError{File: path, Reason: fmt.Sprintf("the file is missing; %d bytes of it were on disk", want)}
-	case err != nil:
-		return err
-	case c.end < want:
-		return &CorruptError{File: path, Offset: c.end, Reason: fmt.Sprintf("no intact record is here, but the file was on disk up to %d", want)}
-	}
-	return nil
+	return lost, nil
 }

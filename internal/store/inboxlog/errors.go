@@ -16,6 +16,10 @@ type CorruptError struct {
 	Reason string
 }
 
+// NoSegments is the reason of a CorruptError of a log that must exist, and has
+// no segment.
+const NoSegments = "all segments are missing, and with them all messages"
+
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("%s is damaged at offset %d: %s; `homing store check` shows all damage, "+
 		"`homing store repair` moves what is damaged aside and saves the rest", e.File, e.Offset, e.Reason)

@@ -19,7 +19,7 @@ func (l *Log) recover() error {
 		return err
 	}
 	if l.opts.MustExist && len(l.ix.segs) == 0 {
-		return &CorruptError{File: l.dir, Reason: "all segments are missing, and with them all messages"}
+		return &CorruptError{File: l.dir, Reason: NoSegments}
 	}
 	for _, s := range l.ix.segs {
 		if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
