@@ -66,7 +66,8 @@ func Check(fs vfs.FS, dir string) (Report, error) {
 // found is a Report with what Repair needs to know besides.
 type found struct {
 	Report
-	lost []*CorruptError // parts of the metadata's files
+	lost   []*CorruptError // parts of the metadata's files
+	hidden error           // damage of what newer values cover: it does not matter to a start
 }
 
 // anyOf reports whether dir has something of one of the names.
@@ -91,6 +92,9 @@ func check(fs vfs.FS, dir string) (r found, damage error, err error) {
 	if damage == nil && !e.empty {
 		damage = r.checkMeta(cutFS{fs, e.cuts}, e.marks.dir)
 	}
+	if r.hidden != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("damage that does no harm to what is stored, but to the work behind the scenes: %v; repair ends it", r.hidden))
+	}
 	if damage != nil {
 		r.MetaProblem = damage.Error()
 	}
@@ -110,7 +114,7 @@ func check(fs vfs.FS, dir string) (r found, damage error, err error) {
 }
 
 // checkMeta reads all of the metadata; opening verifies Pebble's log.
-func (r *Report) checkMeta(fs vfs.FS, dir string) error {
+func (r *found) checkMeta(fs vfs.FS, dir string) error {
 	db, err := openReadOnly(fs, dir)
 	if err != nil {
 		return err
@@ -118,6 +122,9 @@ func (r *Report) checkMeta(fs vfs.FS, dir string) error {
 	defer func() { _ = db.Close() }()
 	c, err := validate(db)
 	r.Sessions, r.Subscriptions = c.sessions, c.subscriptions
+	if err == nil {
+		r.hidden = db.CheckLevels(nil)
+	}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -54,7 +55,7 @@ func examine(fsys vfs.FS, dir string) (*evidence, error) {
 	if err := e.present(fsys, names); err != nil || e.empty {
 		return e, err
 	}
-	if e.lost, err = e.marks.verify(fsys); err != nil {
+	if e.lost, err = e.marks.verify(fsys, manifestOf(names)); err != nil {
 		return nil, err
 	}
 	if len(e.lost) > 0 {
@@ -121,4 +122,23 @@ func listDir(fsys vfs.FS, dir string) ([]string, error) {
 		return nil, fmt.Errorf("list %s: %w", dir, err)
 	}
 	return names, nil
+}
+
+// manifestOf returns the name of the manifest that the marker in a listing says
+// is in use; "": there is no marker.
+func manifestOf(names []string) string {
+	marker := slices.MaxFunc(append([]string{""}, names...), func(a, b string) int {
+		return strings.Compare(markerOf(a), markerOf(b))
+	})
+	_, manifest, _ := strings.Cut(markerOf(marker), ".")
+	return manifest
+}
+
+// markerOf returns number and value of a marker of the manifest; "": it is none.
+func markerOf(name string) string {
+	v, ok := strings.CutPrefix(name, "marker.manifest.")
+	if !ok {
+		return ""
+	}
+	return v
 }

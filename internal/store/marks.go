@@ -326,9 +326,14 @@ func (k *marks) promises() map[string]int64 {
 }
 
 // verify compares the files with their marks: each must be there, and readable
-// as far as it was on disk. It returns what is not.
-func (k *marks) verify(fsys vfs.FS) (lost []*CorruptError, err error) {
+// as far as it was on disk. It returns what is not. Manifests before the one
+// that is in use do not matter.
+func (k *marks) verify(fsys vfs.FS, manifest string) (lost []*CorruptError, err error) {
+	used, _ := markNumber(manifest)
 	for _, base := range slices.Sorted(maps.Keys(k.files)) {
+		if n, _ := markNumber(base); n&manifestBit != 0 && n < used {
+			continue
+		}
 		path, want := fsys.PathJoin(k.dir, base), k.files[base].synced
 		c, err := scanChunks(fsys, path)
 		switch {

@@ -31,7 +31,9 @@ type meta struct {
 	quit    chan struct{}
 	wg      sync.WaitGroup
 
+	started  atomic.Bool
 	failures atomic.Uint64
+	damaged  atomic.Uint64
 }
 
 // metaOptions is what openMeta needs to know.
@@ -52,7 +54,7 @@ type incarnation struct {
 	db     *pebble.DB // nil: it did not open
 	fs     *metaFS
 	failed atomic.Pointer[mq.Error]
-	report func(error) // is told of the first failure
+	report func() // is called at the first failure
 
 	users atomic.Int64
 	idle  chan struct{} // capacity 1: users fell to 0 after a failure
@@ -85,17 +87,21 @@ func openMeta(o metaOptions, marks *marks, cuts map[string]int64) (*meta, error)
 		return nil, err
 	}
 	m.current.Store(in)
+	return m, nil
+}
+
+// start begins to open the database again when it fails. Before, a failure is
+// that of opening the store.
+func (m *meta) start() {
+	m.started.Store(true)
 	m.wg.Add(1)
 	go m.run()
-	return m, nil
 }
 
 // open opens the database. Of the files in cuts it reads as many bytes only.
 func (m *meta) open(cuts map[string]int64) (*incarnation, error) {
 	in := &incarnation{idle: make(chan struct{}, 1)}
-	in.report = func(err error) {
-		m.failures.Add(1)
-		m.o.log.Error("metadata store failed; it is opened again as soon as possible", "error", err)
+	in.report = func() {
 		select {
 		case m.broken <- struct{}{}:
 		default:
@@ -104,6 +110,7 @@ func (m *meta) open(cuts map[string]int64) (*incarnation, error) {
 	in.fs = newMetaFS(cutFS{m.o.fs, cuts}, m.o.mode, m.marks, in.fail)
 	in.fs.start(m.o.interval)
 	o := pebbleOptions(in.fs, &metaLogger{log: m.o.log, fatal: in.fatal}, m.o.openFiles)
+	o.EventListener.DataCorruption = m.damage
 	o.EventListener.FlushEnd = in.flushed
 	o.EventListener.WriteStallBegin = func(i pebble.WriteStallBeginInfo) {
 		in.stall.begin(func() { in.fail(fmt.Errorf("writes wait for %v: %s", stallTime, i.Reason)) })
@@ -120,6 +127,15 @@ func (m *meta) open(cuts map[string]int64) (*incarnation, error) {
 		return nil, errors.Join(e, in.close())
 	}
 	return in, nil
+}
+
+// damage is told of a block of a table that does not match its checksum. Who
+// reads it gets an error; the rest goes on.
+func (m *meta) damage(i pebble.DataCorruptionInfo) {
+	m.damaged.Add(1)
+	if m.started.Load() {
+		m.o.log.Error("metadata is damaged; stop homing and run `homing store repair`: it saves what can be read", "file", i.Path, "error", i.Details)
+	}
 }
 
 func pebbleOptions(fs vfs.FS, log *metaLogger, openFiles int) *pebble.Options {
@@ -141,8 +157,8 @@ func pebbleOptions(fs vfs.FS, log *metaLogger, openFiles int) *pebble.Options {
 // fail freezes the incarnation, and lets every call fail from now on.
 func (in *incarnation) fail(err error) {
 	in.fs.freeze()
-	if in.failed.CompareAndSwap(nil, failure(err)) && in.report != nil {
-		in.report(err)
+	if in.failed.CompareAndSwap(nil, failure(err)) {
+		in.report()
 	}
 }
 
@@ -236,8 +252,18 @@ func (m *meta) run() {
 		select {
 		case <-m.quit:
 			return
-		case <-m.broken:
+		default:
+		}
+		if err := m.err(); err != nil {
+			m.failures.Add(1)
+			m.o.log.Error("metadata store failed", "error", err)
 			m.reopen()
+			continue
+		}
+		select {
+		case <-m.quit:
+			return
+		case <-m.broken:
 		}
 	}
 }
@@ -262,12 +288,6 @@ func (m *meta) reopen() {
 		if err == nil {
 			m.current.Store(in)
 			m.o.log.Info("metadata store works again", "took", time.Since(start).Round(time.Millisecond))
-			if in.failed.Load() != nil { // already again
-				select {
-				case m.broken <- struct{}{}:
-				default:
-				}
-			}
 			return
 		}
 		old.failed.Store(failure(err))
@@ -289,10 +309,6 @@ func (m *meta) tryAgain() (*incarnation, error) {
 	cuts, err := m.renew()
 	if err != nil {
 		return nil, err
-	}
-	select { // a failure of a try that did not open
-	case <-m.broken:
-	default:
 	}
 	return m.open(cuts)
 }

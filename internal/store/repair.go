@@ -42,6 +42,9 @@ func repair(fs vfs.FS, dir string) (did []string, err error) {
 		return nil, err
 	}
 	bad, inbox := fs.PathJoin(dir, badName), fs.PathJoin(dir, inboxName)
+	if damage == nil {
+		damage = r.hidden
+	}
 	if damage != nil {
 		if did, err = repairMeta(fs, dir, bad, damage, r.lost); err != nil {
 			return did, err

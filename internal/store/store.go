@@ -38,6 +38,7 @@ type Metrics struct {
 	MetaDown     bool   // the metadata's database is away; it is opened again
 	MetaFailures uint64 // times that it failed
 	MetaDropped  int    // records that the last start found behind the end of a log
+	MetaDamaged  uint64 // times that a damaged block of it was met
 }
 
 // CorruptError says which file of the store is damaged, and where.
@@ -183,6 +184,7 @@ func (s *Store) openMeta(o *Options) (sessions int, err error) {
 	if err != nil {
 		return 0, errors.Join(err, s.meta.close(), s.marks.close())
 	}
+	s.meta.start()
 	return sessions, nil
 }
 
@@ -232,6 +234,7 @@ func (s *Store) Ready() error {
 func (s *Store) Metrics() Metrics {
 	return Metrics{
 		Metrics: s.inboxes.Metrics(), MetaDown: s.meta.err() != nil, MetaFailures: s.meta.failures.Load(), MetaDropped: s.dropped,
+		MetaDamaged: s.meta.damaged.Load(),
 	}
 }
 
