@@ -212,7 +212,11 @@ func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 	}, &w.batch)
 	if err != nil {
 		c.srv.log.Error("cannot accept a session", "client", who.id, "error", err)
-		return c.reject(connackCode(mq.StoreFailed, c.version), "the server could not store the session", &w.batch)
+		code := mq.StoreFailed
+		if e := new(mq.Error); errors.As(err, &e) {
+			code = e.Code
+		}
+		return c.reject(connackCode(code, c.version), "the server could not store the session", &w.batch)
 	}
 	return errAccepted
 }

@@ -2,7 +2,9 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -67,9 +69,17 @@ func after(prefix []byte) []byte {
 	}
 }
 
-// PutSession stores what outlives a restart of a session.
+// PutSession stores what outlives a restart of a session. At the disk limit it
+// refuses a session that is new with StoreFull; others may come and go.
 func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
-	return s.meta.commit(func(b *pebble.Batch) error { return b.Set(sessionKey(clientID), sessionValue(&sm), nil) })
+	if full := s.full(); full != nil {
+		if known, err := s.meta.has(sessionKey(clientID)); err != nil || !known {
+			return cmp.Or(err, full)
+		}
+	}
+	return s.meta.commit(func(_ *incarnation, b *pebble.Batch) error {
+		return b.Set(sessionKey(clientID), sessionValue(&sm), nil)
+	})
 }
 
 func sessionValue(sm *mq.SessionMeta) []byte {
@@ -101,13 +111,13 @@ func parseSession(v []byte) (sm mq.SessionMeta, ok bool) {
 
 // DeleteSession removes a session and its subscriptions, as one unit.
 func (s *Store) DeleteSession(clientID string) error {
-	return s.meta.commit(func(b *pebble.Batch) error {
+	return s.meta.commit(func(in *incarnation, b *pebble.Batch) error {
 		if err := b.Delete(sessionKey(clientID), nil); err != nil { // fails for a closed batch only
 			return err
 		}
 		// One by one: most sessions have few, and a range tombstone for each
 		// session that ends would cost every later reader.
-		return s.meta.scan(subscriptionKey(clientID, ""), func(k, _ []byte) error { return b.Delete(k, nil) })
+		return in.scan(subscriptionKey(clientID, ""), func(k, _ []byte) error { return b.Delete(k, nil) })
 	})
 }
 
@@ -141,9 +151,27 @@ func readSession(clientID string, v []byte) (mq.SessionMeta, error) {
 	return sm, nil
 }
 
-// PutSubscriptions adds subscriptions of a session, or changes their options.
+// full returns the error of what makes the store grow if it is at its disk limit,
+// which is that of messages.
+func (s *Store) full() error {
+	var e *mq.Error
+	if err := s.Admit(usualRecord); errors.As(err, &e) && e.Code == mq.StoreFull {
+		return err
+	}
+	return nil
+}
+
+// PutSubscriptions adds subscriptions of a session, or changes their options. At
+// the disk limit it refuses new ones with StoreFull.
 func (s *Store) PutSubscriptions(clientID string, subs []mq.Subscription) error {
-	return s.meta.commit(func(b *pebble.Batch) error {
+	if full := s.full(); full != nil {
+		for i := range subs {
+			if known, err := s.meta.has(subscriptionKey(clientID, subs[i].Filter)); err != nil || !known {
+				return cmp.Or(err, full)
+			}
+		}
+	}
+	return s.meta.commit(func(_ *incarnation, b *pebble.Batch) error {
 		for i := range subs {
 			if err := b.Set(subscriptionKey(clientID, subs[i].Filter), subscriptionValue(&subs[i]), nil); err != nil {
 				return err
@@ -193,7 +221,7 @@ func cutReader(v []byte, clientID string) (*mq.Principal, bool) {
 
 // DeleteSubscriptions removes subscriptions by their filters.
 func (s *Store) DeleteSubscriptions(clientID string, filters []string) error {
-	return s.meta.commit(func(b *pebble.Batch) error {
+	return s.meta.commit(func(_ *incarnation, b *pebble.Batch) error {
 		for _, f := range filters {
 			if err := b.Delete(subscriptionKey(clientID, f), nil); err != nil {
 				return err

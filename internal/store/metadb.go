@@ -58,6 +58,7 @@ type incarnation struct {
 
 	users atomic.Int64
 	idle  chan struct{} // capacity 1: users fell to 0 after a failure
+	tried chan struct{} // closed once it was tried to replace it after it failed
 	stall stallTimer
 	lost  int // flushes that failed in a row; Pebble calls back one at a time
 }
@@ -100,7 +101,7 @@ func (m *meta) start() {
 
 // open opens the database. Of the files in cuts it reads as many bytes only.
 func (m *meta) open(cuts map[string]int64) (*incarnation, error) {
-	in := &incarnation{idle: make(chan struct{}, 1)}
+	in := &incarnation{idle: make(chan struct{}, 1), tried: make(chan struct{})}
 	in.report = func() {
 		select {
 		case m.broken <- struct{}{}:
@@ -208,14 +209,14 @@ func failure(err error) *mq.Error {
 		"metadata: %w; sessions and subscriptions cannot be read or changed: %s; homing tries again by itself", err, help)}
 }
 
-// use returns the database, which stays open until done is called, or why it is
-// away.
+// use returns the database, which stays open until done is called. With an error
+// it is away, and done is not to be called.
 func (m *meta) use() (*incarnation, error) {
 	in := m.current.Load()
 	in.users.Add(1)
 	if e := in.failed.Load(); e != nil {
 		in.done()
-		return nil, e
+		return in, e
 	}
 	return in, nil
 }
@@ -276,6 +277,8 @@ func (m *meta) reopen() {
 	old.drain()
 	_ = old.close() // nothing that it says is news
 	old.db = nil
+	tried := sync.OnceFunc(func() { close(old.tried) })
+	defer tried()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for wait := reopenFirst; ; wait = min(2*wait, reopenMost) {
@@ -291,6 +294,7 @@ func (m *meta) reopen() {
 			return
 		}
 		old.failed.Store(failure(err))
+		tried()
 		m.o.log.Debug("metadata store does not open yet", "error", err)
 		pause.Reset(wait)
 	}
@@ -401,20 +405,37 @@ func (m *meta) close() error {
 	return err
 }
 
-// commit applies what fill puts into a batch. A change whose commit fails may
-// yet be done.
-func (m *meta) commit(fill func(b *pebble.Batch) error) error {
+// commit applies what fill puts into a batch. If the database fails meanwhile it
+// waits until it was tried to open it again, and then does it once more, which
+// the changes here allow. So who comes when the disk has just become full does
+// not notice if there is ballast. A change whose commit fails may yet be done.
+func (m *meta) commit(fill func(in *incarnation, b *pebble.Batch) error) error {
 	in, err := m.use()
-	if err != nil {
+	if err == nil {
+		if err = in.commit(fill); err == nil || in.failed.Load() == nil {
+			return err
+		}
+	}
+	select {
+	case <-in.tried:
+	case <-m.quit:
 		return err
 	}
+	if in, err = m.use(); err != nil {
+		return err
+	}
+	return in.commit(fill)
+}
+
+// commit is meta's on this incarnation, whose use it ends.
+func (in *incarnation) commit(fill func(in *incarnation, b *pebble.Batch) error) error {
 	defer in.done()
 	b := in.db.NewBatch()
 	defer func() { _ = b.Close() }()
-	if err := fill(b); err != nil {
+	if err := fill(in, b); err != nil {
 		return in.error(err)
 	}
-	err = b.Commit(pebble.Sync)
+	err := b.Commit(pebble.Sync)
 	if e := in.failed.Load(); e != nil {
 		return e // fatal returned, so Commit may not know
 	}
@@ -438,6 +459,11 @@ func (in *incarnation) error(err error) error {
 
 func metaError(err error) error {
 	return &mq.Error{Code: mq.StoreFailed, Text: "store failed", Err: fmt.Errorf("metadata: %w", err)}
+}
+
+// has reports whether there is a key.
+func (m *meta) has(key []byte) (bool, error) {
+	return m.get(key, func([]byte) error { return nil })
 }
 
 // get calls f with the value of a key, and reports whether there is one. The

@@ -77,6 +77,7 @@ type Store struct {
 	*inboxes
 	meta    *meta
 	marks   *marks
+	room    *room
 	lock    io.Closer
 	dropped int // see Metrics
 }
@@ -138,6 +139,7 @@ func Open(o Options) (_ *Store, err error) {
 		_ = s.inboxes.Close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	s.room.start()
 	return s, nil
 }
 
@@ -156,10 +158,10 @@ func (s *Store) openMeta(o *Options) (sessions int, err error) {
 	if err := inboxlog.MakeDir(o.FS, dir); err != nil {
 		return 0, err
 	}
-	makeRoom := func(need int64) error { return checkFree(o.FS, o.Dir, need) }
+	s.room = newRoom(o.FS, o.Dir, o.Logger)
 	need, err := roomToOpen(o.FS, dir)
 	if err == nil {
-		err = makeRoom(need)
+		err = s.room.free(need, true)
 	}
 	if err != nil {
 		return 0, err
@@ -168,7 +170,8 @@ func (s *Store) openMeta(o *Options) (sessions int, err error) {
 		return 0, err
 	}
 	s.meta, err = openMeta(metaOptions{
-		fs: o.FS, dir: dir, mode: o.Sync, interval: o.SyncInterval, openFiles: o.OpenFiles, log: o.Logger, makeRoom: makeRoom,
+		fs: o.FS, dir: dir, mode: o.Sync, interval: o.SyncInterval, openFiles: o.OpenFiles, log: o.Logger,
+		makeRoom: func(need int64) error { return s.room.free(need, false) },
 	}, s.marks, e.cuts)
 	if err != nil {
 		return 0, errors.Join(openError(err), s.marks.close())
@@ -201,16 +204,9 @@ func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 	return lock, nil
 }
 
-// checkFree fails if fewer than need bytes are free where dir is: Pebble replays
-// its logs into new files, and tries for ever when there is no room.
-func checkFree(fs vfs.FS, dir string, need int64) error {
-	u, err := fs.GetDiskUsage(dir)
-	if err == nil && u.TotalBytes > 0 && u.AvailBytes < uint64(need) {
-		return &mq.Error{Code: mq.StoreFull, Text: fmt.Sprintf(
-			"only %d KiB are free where %s is; free at least %d KiB", u.AvailBytes>>10, dir, need>>10)}
-	}
-	return nil
-}
+// usualRecord is the size in bytes of a message that the store must take to be
+// called ready: a smaller one may find room where all others do not.
+const usualRecord = 1 << 10
 
 // Ready returns why messages, sessions or subscriptions cannot be stored now,
 // or nil. It is cheap.
@@ -218,7 +214,7 @@ func (s *Store) Ready() error {
 	if err := s.meta.err(); err != nil {
 		return err
 	}
-	err := s.Admit(1)
+	err := s.Admit(usualRecord)
 	var e *mq.Error
 	switch {
 	case err == nil:
@@ -241,5 +237,6 @@ func (s *Store) Metrics() Metrics {
 // Close writes and syncs what is queued, waits for the last Done, and closes
 // the store.
 func (s *Store) Close() error {
+	s.room.stop()
 	return errors.Join(s.inboxes.Close(), s.meta.close(), s.marks.close(), s.lock.Close())
 }
