@@ -441,6 +441,9 @@ func (s *Session) saveMeta(meta mq.SessionMeta) error {
 		return nil
 	}
 	if err := s.b.store.PutSession(s.id, meta); err != nil {
+		s.mu.Lock()
+		s.metaMore = true // it may be done all the same: the store is told again
+		s.mu.Unlock()
 		return err
 	}
 	s.mu.Lock()

@@ -203,7 +203,10 @@ type Store interface {
 	Expired(now time.Time, yield func(name string, seq uint64) bool)
 
 	// The metadata methods return when the change is as durable as the sync
-	// mode promises.
+	// mode promises. While the metadata is away they fail, reading never says
+	// that there is nothing. A change that failed may yet be done. At the disk
+	// limit, sessions and subscriptions that are not there yet are refused with
+	// StoreFull; all others may change, and go.
 	PutSession(clientID string, meta SessionMeta) error
 	DeleteSession(clientID string) error // and its subscriptions
 	// Sessions calls yield for every session until it fails. yield may keep

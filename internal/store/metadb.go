@@ -69,6 +69,8 @@ const (
 	metaMemTables = 4 // and then writes wait
 
 	defaultOpenFiles = 256
+	otherFiles       = 10 // descriptors of a database besides those of its tables, at most
+	pebbleFiles      = 64 // tables that Pebble keeps open at least, unless it is given a cache
 
 	reopenFirst = 100 * time.Millisecond // pause before the second try to open the database again
 	reopenMost  = 5 * time.Second
@@ -117,6 +119,9 @@ func (m *meta) open(cuts map[string]int64) (*incarnation, error) {
 		in.stall.begin(func() { in.fail(fmt.Errorf("writes wait for %v: %s", stallTime, i.Reason)) })
 	}
 	o.EventListener.WriteStallEnd = in.stall.end
+	if o.FileCache != nil {
+		defer o.FileCache.Unref()
+	}
 	db, err := pebble.Open(m.o.dir, o)
 	if err != nil {
 		in.fs.freeze()
@@ -143,7 +148,12 @@ func pebbleOptions(fs vfs.FS, log *metaLogger, openFiles int) *pebble.Options {
 	if openFiles <= 0 {
 		openFiles = defaultOpenFiles
 	}
+	var files *pebble.FileCache
+	if tables := openFiles - otherFiles; tables < pebbleFiles {
+		files = pebble.NewFileCache(1, max(tables, 1))
+	}
 	return &pebble.Options{
+		FileCache:                   files,
 		FS:                          fs,
 		CacheSize:                   metaCache,
 		MemTableSize:                metaMemTable,

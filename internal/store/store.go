@@ -54,7 +54,7 @@ type Options struct {
 	SegmentSize  int64         // bytes, default 64 MiB; see inboxlog.Options
 	Retention    time.Duration // default: none
 	DiskLimit    int64         // bytes; 0: refuse puts when the file system is 95 % full
-	OpenFiles    int           // descriptors that the metadata may take for its tables, default 256
+	OpenFiles    int           // descriptors that the metadata may take, default 256; it needs about 12
 	Logger       *slog.Logger  // default: discard
 	// Clock is the server's time. Open makes it go on from what the store knows,
 	// and the store keeps its offset from then on: Clock.Check writes to Dir until

@@ -179,3 +179,69 @@ func transient(t *testing.T, m *moment, what string) {
 	defer c.Close()
 	v.compare(t, what+", after a power loss", c)
 }
+
+// With the fewest descriptors the metadata works, however many tables there are.
+func TestFewOpenFiles(t *testing.T) {
+	s, err := Open(Options{Dir: t.TempDir(), Sync: SyncOS, SegmentSize: 64 << 10, OpenFiles: 11})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i := range 10 {
+		if err := s.PutSession(fmt.Sprint("c", i), mq.SessionMeta{ExpirySeconds: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.meta.current.Load().db.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(sessionsOf(t, s)); n != 10 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// Writes that wait for tables which cannot be written get an answer, all of
+// them; and a store whose metadata is away can be closed.
+func TestStalledWrites(t *testing.T) {
+	for _, heal := range []bool{true, false} {
+		m := &moment{kind: errorfs.OpCreate, part: ".sst", err: syscall.EMFILE}
+		m.ended.Store(true)
+		s, err := Open(Options{Dir: testDir, FS: errorfs.Wrap(vfs.NewMem(), m), SegmentSize: 64 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.ended.Store(false)
+		errs := make(chan error)
+		const writers, puts = 8, 20
+		for w := range writers {
+			go func() {
+				for i := range puts {
+					errs <- s.PutSession(fmt.Sprint("c", w), mq.SessionMeta{ExpirySeconds: uint32(i), Will: make([]byte, 200<<10)})
+				}
+			}()
+		}
+		failed := 0
+		for range writers * puts {
+			select {
+			case err := <-errs:
+				if err != nil {
+					failed++
+					if !errors.Is(err, syscall.EMFILE) || !strings.Contains(err.Error(), "ulimit -n") {
+						t.Fatalf("does not say what helps: %v", err)
+					}
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatal("a write got no answer")
+			}
+		}
+		if failed == 0 {
+			t.Error("no write failed")
+		}
+		if m.ended.Store(heal); heal {
+			eventually(t, "put", func() error { return s.PutSession("c", mq.SessionMeta{}) })
+		}
+		if err := s.Close(); (err == nil) != heal {
+			t.Errorf("healed: %v, close: %v", heal, err)
+		}
+	}
+}
