@@ -41,6 +41,7 @@ func damageBase(t testing.TB, killed bool) *vfs.MemFS {
 			}
 		}
 	}
+	s.room.stop()
 	if err := s.inboxes.Close(); err != nil { // only the metadata matters here
 		t.Fatal(err)
 	}

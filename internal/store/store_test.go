@@ -269,10 +269,14 @@ func TestMetadataFaults(t *testing.T) {
 				done[c] = sm
 			}
 			if i == 3 { // it never ends while tables cannot be written
-				if flushed, err := s.meta.current.Load().db.AsyncFlush(); err == nil {
-					select {
-					case <-flushed:
-					case <-time.After(20 * time.Millisecond):
+				if in, err := s.meta.use(); err == nil {
+					flushed, err := in.db.AsyncFlush()
+					in.done()
+					if err == nil {
+						select {
+						case <-flushed:
+						case <-time.After(20 * time.Millisecond):
+						}
 					}
 				}
 			}

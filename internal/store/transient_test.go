@@ -117,6 +117,9 @@ func TestTransientErrors(t *testing.T) {
 					continue
 				}
 				for _, from := range []int64{0, 4} {
+					if from > 0 && i != 2 {
+						continue
+					}
 					transient(t, &moment{kind: k.kind, part: k.part, err: errno, from: from}, fmt.Sprintf("%v after %d", errno, from))
 				}
 			}
