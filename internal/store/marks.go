@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type marks struct {
 	gen   uint64
 	flags marksFlag
 	files map[string]*mark // by base name
+	list  [][2]uint64      // of encode
+	buf   []byte           // of encode
 }
 
 // mark says how much of a file there is.
@@ -173,28 +176,27 @@ func (k *marks) decode(b []byte, off int) bool {
 	return true
 }
 
-// encode returns the slot. k is locked.
+// encode returns the slot, in memory that the next call uses again. k is locked.
 func (k *marks) encode() []byte {
-	b := make([]byte, marksHeader, marksSlot)
-	copy(b, marksMagic)
-	names := make([]uint64, 0, len(k.files))
+	k.list = k.list[:0]
 	for base, f := range k.files {
 		if n, _ := markNumber(base); !f.unnamed {
-			names = append(names, n)
+			k.list = append(k.list, [2]uint64{n, uint64(f.synced)})
 		}
 	}
-	slices.Sort(names)
-	names = names[max(0, len(names)-maxMarks):] // the newest; fewer marks mean less is noticed
-	binary.LittleEndian.PutUint64(b[8:], k.gen)
-	binary.LittleEndian.PutUint32(b[16:], uint32(k.flags))
-	binary.LittleEndian.PutUint32(b[20:], uint32(len(names)))
-	for _, n := range names {
-		b = binary.LittleEndian.AppendUint64(b, n)
-		b = binary.LittleEndian.AppendUint64(b, uint64(k.files[markBase(n)].synced))
+	slices.SortFunc(k.list, func(a, b [2]uint64) int { return cmp.Compare(a[0], b[0]) })
+	newest := k.list[max(0, len(k.list)-maxMarks):] // fewer marks mean less is noticed
+	b := append(k.buf[:0], marksMagic...)
+	b = binary.LittleEndian.AppendUint64(b, k.gen)
+	b = binary.LittleEndian.AppendUint32(b, uint32(k.flags))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(newest)))
+	for _, m := range newest {
+		b = binary.LittleEndian.AppendUint64(b, m[0])
+		b = binary.LittleEndian.AppendUint64(b, m[1])
 	}
-	b = b[:marksSlot]
-	binary.LittleEndian.PutUint32(b[marksSlot-4:], crc32.Checksum(b[:marksSlot-4], castagnoli))
-	return b
+	b = append(b, make([]byte, marksSlot-4-len(b))...)
+	k.buf = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return k.buf
 }
 
 // open makes the marks durable from now on, beginning with what k has.

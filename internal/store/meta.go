@@ -154,8 +154,12 @@ func readSession(clientID string, v []byte) (mq.SessionMeta, error) {
 // full returns the error of what makes the store grow if it is at its disk limit,
 // which is that of messages.
 func (s *Store) full() error {
+	err := s.Admit(usualRecord)
+	if err == nil { // before anything is allocated
+		return nil
+	}
 	var e *mq.Error
-	if err := s.Admit(usualRecord); errors.As(err, &e) && e.Code == mq.StoreFull {
+	if errors.As(err, &e) && e.Code == mq.StoreFull {
 		return err
 	}
 	return nil

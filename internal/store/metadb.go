@@ -455,10 +455,11 @@ func (in *incarnation) commit(fill func(in *incarnation, b *pebble.Batch) error)
 // error makes an *mq.Error of an error of the database: that of its failure, if
 // it has failed.
 func (in *incarnation) error(err error) error {
+	if err == nil { // before anything is allocated
+		return nil
+	}
 	var known *mq.Error
 	switch e := in.failed.Load(); {
-	case err == nil:
-		return nil
 	case e != nil:
 		return e
 	case errors.As(err, &known):
