@@ -83,8 +83,6 @@ const (
 	logSuffix    = ".log"
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // errMarksDamaged says that there is a file of marks that cannot be used.
 var errMarksDamaged = errors.New("neither copy of the marks is intact")
 
