@@ -55,6 +55,10 @@ var (
 	descOrphans     = desc("store_orphaned_inboxes", "Inboxes found at start with messages for sessions that are not in the metadata, whose clients have not come back. Not 0: metadata was lost.")
 	descLive        = desc("store_live_bytes", "Bytes of the inbox log that are still needed.")
 	descDisk        = desc("store_disk_bytes", "Bytes of the inbox log on disk, recycled segments included.")
+	descDiskFull    = desc("store_disk_full", "1 while messages are refused because the file system has too little room.")
+	descDiskFree    = desc("store_disk_free_bytes", "Bytes available on the store's file system when it was last looked at; -1: it cannot tell.")
+	descSpares      = desc("store_spares", "Spare segment files; they are given back when the file system is short of room.")
+	descSparesGiven = desc("store_spares_given_back_total", "Spare segment files removed because the file system was short of room.")
 	descSegments    = desc("store_segments", "Segments of the inbox log in use.")
 	descQueued      = desc("store_queued_bytes", "Bytes that wait to be written.")
 	descRocketConns = desc("rocketmq_connections", "Open connections of RocketMQ clients.", "protocol")
@@ -117,6 +121,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descLive, st.LiveBytes)
 	gauge(descDisk, st.DiskBytes)
 	gauge(descSegments, int64(st.Segments))
+	gauge(descSpares, int64(st.Spares))
+	gauge(descDiskFree, st.DiskFree)
+	full := int64(0)
+	if st.DiskFull {
+		full = 1
+	}
+	gauge(descDiskFull, full)
+	count(descSparesGiven, uint64(st.SparesGiven))
 	gauge(descQueued, int64(st.Queued))
 	count(descResent, s.Resent.Load())
 	count(descAcked, s.Acked.Load())

@@ -102,7 +102,8 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	ready := make(chan struct{})
 	st, err := store.Open(store.Options{
 		Dir: cfg.Data, Sync: syncModes[cfg.Store.Sync], SyncInterval: cfg.Store.SyncInterval, Retention: cfg.P2P.Retention,
-		DiskLimit: int64(cfg.Store.DiskLimit), OpenFiles: min(s.places.store, 256), Logger: s.log, Clock: s.clock, Observer: storeObserver(metrics),
+		DiskLimit: int64(cfg.Store.DiskLimit), MaxRecord: int64(cfg.Limits.PacketSize), OpenFiles: min(s.places.store, 256), Logger: s.log, Clock: s.clock,
+		Observer: storeObserver(metrics),
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			s.core.Committed(ops, err, &batch)

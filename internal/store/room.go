@@ -3,13 +3,13 @@ package store
 import (
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/homing-mq/homing/internal/mq"
+	"github.com/homing-mq/homing/internal/store/inboxlog"
 )
 
 // room keeps a file without contents, the ballast, that is given up when the
@@ -128,22 +128,14 @@ func (r *room) free(need int64, spares bool) error {
 	if err == nil || !spares {
 		return err
 	}
-	inbox := r.fs.PathJoin(r.dir, inboxName)
-	names, listErr := listDir(r.fs, inbox)
-	if listErr != nil {
-		return listErr
+	freed, freeErr := inboxlog.FreeSpares(r.fs, r.fs.PathJoin(r.dir, inboxName))
+	if freeErr != nil {
+		return fmt.Errorf("give back spare segments: %w", freeErr)
 	}
-	for _, n := range names {
-		if strings.HasPrefix(n, "spare-") {
-			if r.fs.Remove(r.fs.PathJoin(inbox, n)) == nil {
-				err = checkFree(r.fs, r.dir, need)
-			}
-			if err == nil {
-				break
-			}
-		}
+	if freed > 0 {
+		r.log.Warn("the disk is full: spare segments given back", "dir", r.dir, "bytes", freed)
 	}
-	return err
+	return checkFree(r.fs, r.dir, need)
 }
 
 // checkFree fails if fewer than need bytes are free where dir is: Pebble replays

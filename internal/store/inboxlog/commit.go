@@ -27,8 +27,9 @@ type committer struct {
 	carry       []mq.Op
 	carryGroups []span
 
-	asked   bool  // the preparer was asked for the next segment
-	noNext  error // rotating failed during this queue
+	asked   bool     // the preparer was asked for the next segment
+	next    *segment // what it has made; nil: not there yet
+	noNext  error    // there was no next segment during this queue
 	targets []target
 	sharing []int
 	moved   []moved
@@ -232,7 +233,11 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 	}
 	if len(c.enc.buf) > 0 {
 		seg := l.tail.active
-		if _, err := seg.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
+		_, err := seg.file.WriteAt(c.enc.buf, l.tail.end)
+		if noSpace(err) && l.dropSpares() {
+			_, err = seg.file.WriteAt(c.enc.buf, l.tail.end)
+		}
+		if err != nil {
 			// Should the process end before the next commit, these frames must
 			// not be found. If this fails, too, they may: the ops have failed
 			// with an error of the disk, and nothing better is known of them.
@@ -257,40 +262,55 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 // rotate seals the active segment and goes on in the next.
 func (c *committer) rotate() error {
 	l := c.l
+	if err := c.awaitNext(); err != nil {
+		return err
+	}
+	old, next := l.tail.active, c.next
+	c.enc.reset(old, l.tail.end, c.head())
+	c.enc.bare(frameSeal)
+	if _, err := old.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
+		return writeError(old.path, err) // next is there for the next attempt
+	}
+	c.next, c.asked = nil, false
+	l.tail.mu.Lock()
+	sealAt := l.tail.end
+	l.tail.unsynced = append(l.tail.unsynced, old)
+	l.tail.active, l.tail.end = next, segmentHeaderSize
+	l.tail.mu.Unlock()
+	l.ix.mu.Lock()
+	old.sealed, old.sealAt, old.commit = true, sealAt, c.number
+	l.ix.sealed += sealAt - segmentHeaderSize
+	l.ix.segs = append(l.ix.segs, next)
+	l.ix.size += next.size
+	l.segments.Store(int64(len(l.ix.segs)))
+	l.ix.mu.Unlock()
+	l.room.Store(next.room(segmentHeaderSize))
+	l.tidySoon()
+	return nil
+}
+
+// awaitNext sees to it that there is a next segment. Puts and moves wait for it
+// before they use the rest of the active one; so on a disk that has no room for
+// another, acknowledgements still have that rest.
+func (c *committer) awaitNext() error {
+	l := c.l
+	if c.next != nil {
+		return nil
+	}
 	c.wantNext()
 	l.prep.urgent.Store(true)
+	defer l.prep.urgent.Store(false)
 	p := <-l.prep.ready
 	if p.err != nil { // perhaps it is old: ask again
 		l.prep.ask <- l.tail.active.epoch + 1
 		p = <-l.prep.ready
 	}
-	l.prep.urgent.Store(false)
-	c.asked = false
-	old := l.tail.active
 	if p.err != nil {
+		c.asked = false
 		l.log.Error("no new segment for the inbox log", "error", p.err)
 		return writeError(l.dir, p.err)
 	}
-	c.enc.reset(old, l.tail.end, c.head())
-	c.enc.bare(frameSeal)
-	if _, err := old.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
-		l.prep.ready <- p // for the next attempt
-		c.asked = true
-		return writeError(old.path, err)
-	}
-	l.tail.mu.Lock()
-	sealAt := l.tail.end
-	l.tail.unsynced = append(l.tail.unsynced, old)
-	l.tail.active, l.tail.end = p.seg, segmentHeaderSize
-	l.tail.mu.Unlock()
-	l.ix.mu.Lock()
-	old.sealed, old.sealAt, old.commit = true, sealAt, c.number
-	l.ix.sealed += sealAt - segmentHeaderSize
-	l.ix.segs = append(l.ix.segs, p.seg)
-	l.segments.Store(int64(len(l.ix.segs)))
-	l.ix.mu.Unlock()
-	l.room.Store(p.seg.room(segmentHeaderSize))
-	l.tidySoon()
+	c.next = p.seg
 	return nil
 }
 
@@ -320,10 +340,15 @@ func (c *committer) apply(from, to int) {
 	if tidy {
 		l.tidySoon()
 	}
-	if !c.asked && l.tail.end > l.tail.active.size/2 {
+	if !c.asked && l.tail.end > l.tail.active.size/nextAfter {
 		c.wantNext()
 	}
 }
+
+// nextAfter is the part of the active segment after which the next one is
+// made: early, because it is also what acknowledgements and moves have left
+// when somebody else fills the disk.
+const nextAfter = 8
 
 const applyChunk = 256 // ops applied without letting readers in between
 

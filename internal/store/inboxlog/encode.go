@@ -22,15 +22,11 @@ func (c *committer) encode(from, group int) (to, nextGroup int) {
 			continue
 		}
 		need, err := c.measure(i, n)
-		if err == nil && need > c.left() {
-			if len(c.enc.buf) > 0 {
+		if err == nil && need > c.left()-c.kept() {
+			if need > c.left() && len(c.enc.buf) > 0 {
 				break
 			}
-			if err = c.noNext; err == nil {
-				err = c.rotate()
-				c.enc.reset(l.tail.active, l.tail.end, c.head())
-				c.noNext = err
-			}
+			err = c.makeWay(need, hasPut(c.ops[i:i+n]))
 		}
 		if err != nil {
 			c.giveUp(i, n, err)
@@ -41,6 +37,56 @@ func (c *committer) encode(from, group int) (to, nextGroup int) {
 	}
 	c.enc.finish()
 	return i, group
+}
+
+// makeWay lets need bytes be written where the active segment has little room:
+// in the next one, and for puts only if there is one. When there was none it is
+// not tried again during this queue.
+//
+// On a full disk acknowledgements leave room for what is live in the oldest
+// segment: it can be moved then, and the segment be freed for more of them.
+func (c *committer) makeWay(need int64, put bool) error {
+	fits := need <= c.left()
+	if fits && (c.next != nil || !put && need <= c.left()-c.moveRoom()) {
+		return nil
+	}
+	if c.noNext == nil {
+		if fits {
+			c.noNext = c.awaitNext()
+		} else {
+			c.noNext = c.rotate()
+			c.enc.reset(c.l.tail.active, c.l.tail.end, c.head())
+			if c.noNext == nil {
+				return c.makeWay(need, put)
+			}
+		}
+	}
+	if c.noNext == nil || put {
+		return c.noNext
+	}
+	if c.l.starve() || !fits {
+		return c.noNext
+	}
+	return nil
+}
+
+// kept returns the bytes of the active segment that not everybody may use.
+func (c *committer) kept() int64 { return max(c.l.tail.active.rest(), c.moveRoom()) }
+
+// moveRoom returns how many bytes moves need to free a segment, if the disk is
+// full and there is no other segment to write them to.
+func (c *committer) moveRoom() int64 {
+	l := c.l
+	if c.next != nil || !l.disk.full.Load() {
+		return 0
+	}
+	l.ix.mu.Lock()
+	defer l.ix.mu.Unlock()
+	s := l.ix.segs[0]
+	if !s.sealed {
+		return 0
+	}
+	return s.bytes + 2*l.tail.active.rest()
 }
 
 // unit returns how many ops the unit at c.ops[i] has. *group is the first
@@ -93,20 +139,10 @@ func (c *committer) measure(i, n int) (int64, error) {
 	if need > c.l.maxFrame() {
 		return 0, c.l.tooLarge(int(need))
 	}
-	if put && c.overLimit(need) {
+	if put && c.l.overLimit(need, c.left()) {
 		return 0, errFull
 	}
 	return need, nil
-}
-
-// overLimit is full, seen by the committer.
-func (c *committer) overLimit(need int64) bool {
-	limit := c.l.maxSegments()
-	if limit == 0 {
-		return c.l.fsFull.Load()
-	}
-	n := c.l.segments.Load()
-	return n > limit || n == limit && need > c.left()
 }
 
 func sameRecord(a, b []byte) bool { return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] }

@@ -445,8 +445,8 @@ func TestFileSystemFull(t *testing.T) {
 		if full {
 			use = 96
 		}
-		fs.TestingSetDiskUsage(vfs.DiskUsage{TotalBytes: 100, UsedBytes: use, AvailBytes: 100 - use})
-		l.usageAt.Store(0)
+		fs.TestingSetDiskUsage(vfs.DiskUsage{TotalBytes: 100 << 20, UsedBytes: use << 20, AvailBytes: (100 - use) << 20})
+		l.disk.looked.Store(0)
 		_ = do(l, r, mq.Op{Kind: mq.OpAck, Inbox: in, Seq: 1}) // looks at the disk
 		err := do(l, r, mq.Op{Kind: mq.OpPut, Inbox: in, Seq: 1, Record: []byte("x")})
 		if full != (codeOf(err) == mq.StoreFull) || full != (codeOf(l.Admit(1)) == mq.StoreFull) {

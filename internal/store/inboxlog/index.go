@@ -25,6 +25,7 @@ type index struct {
 	shared  map[uint64]uint32 // records with several entries: place -> how many
 
 	segs      []*segment // by epoch, without gaps; the last is the active one
+	size      int64      // bytes of the segments' files
 	live      int64      // bytes of segments still needed, by estimate
 	sealed    int64      // bytes of frames in sealed segments
 	entryN    int64

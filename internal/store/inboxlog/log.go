@@ -36,13 +36,16 @@ type Log struct {
 	// What Admit looks at.
 	room     atomic.Int64 // bytes left in the active segment
 	segments atomic.Int64
-	fsFull   atomic.Bool // the file system is over fullPercent
-	usageAt  atomic.Int64
+	started  time.Time
+	disk     disk
 
 	completions chan completion
 	doneFree    chan []mq.Op  // slices for completions to use again
 	tidyC       chan struct{} // capacity 1: there may be something to tidy
-	tidyAfter   time.Time     // freeing a segment has failed; the keeper's own
+	starved     atomic.Bool   // an acknowledgement has no room
+	freeing     retry         // of segments
+	moving      retry         // of what is live in them
+	hinting     retry
 	stop        chan struct{} // closed by Close
 	wg          sync.WaitGroup
 	completerWG sync.WaitGroup
@@ -62,9 +65,15 @@ type tail struct {
 // a *CorruptError if what was safely on disk is not there any more. The caller
 // sees to it that no other process has it open.
 func Open(opts Options) (*Log, error) {
+	if opts.FS == nil {
+		opts.FS = vfs.Default
+	}
+	if err := MakeDir(opts.FS, opts.Dir); err != nil {
+		return nil, fmt.Errorf("open inbox log: %w", err)
+	}
 	opts.setDefaults()
 	l := &Log{
-		opts: opts, fs: opts.FS, dir: opts.Dir, log: opts.Logger,
+		opts: opts, fs: opts.FS, dir: opts.Dir, log: opts.Logger, started: time.Now(),
 		ix:          newIndex(),
 		completions: make(chan completion, completionsQ),
 		doneFree:    make(chan []mq.Op, completionsQ),
@@ -74,13 +83,13 @@ func Open(opts Options) (*Log, error) {
 	l.queue.init()
 	l.prep.ask = make(chan uint32, 1)
 	l.prep.ready = make(chan prepared, 1)
-	start := time.Now()
+	l.lookAtDisk(l.started)
 	if err := l.recover(); err != nil {
 		l.closeFiles()
 		return nil, fmt.Errorf("open inbox log: %w", err)
 	}
 	l.log.Info("inbox log opened", "dir", l.dir, "segments", len(l.ix.segs), "inboxes", l.ix.table.count,
-		"entries", l.ix.entryN, "took", time.Since(start).Round(time.Millisecond))
+		"entries", l.ix.entryN, "took", time.Since(l.started).Round(time.Millisecond))
 	l.commit.init(l)
 	l.wg.Add(3)
 	go l.commit.run()
@@ -142,6 +151,9 @@ func (l *Log) closeFiles() {
 			s.file = nil
 		}
 	}
+	if s := l.commit.next; s != nil {
+		s.file.Close()
+	}
 	select {
 	case p := <-l.prep.ready:
 		if p.seg != nil {
@@ -172,14 +184,15 @@ func (l *Log) err() error {
 
 // Metrics returns the present gauges.
 func (l *Log) Metrics() Metrics {
-	m := Metrics{Spares: l.spares.count(), Queued: l.queue.waiting(), Full: l.full(0), Failed: l.err()}
+	l.lookAtDisk(time.Now())
+	m := Metrics{
+		Spares: l.spares.count(), Queued: l.queue.waiting(), Full: l.full(0), Failed: l.err(),
+		DiskFull: l.disk.full.Load(), DiskFree: l.disk.avail.Load(), SparesGiven: l.disk.given.Load(),
+	}
 	l.ix.mu.Lock()
 	defer l.ix.mu.Unlock()
 	m.Inboxes, m.Entries, m.LiveBytes = l.ix.table.count, l.ix.entryN, l.ix.live
 	m.Segments = len(l.ix.segs)
-	for _, s := range l.ix.segs {
-		m.DiskBytes += s.size
-	}
-	m.DiskBytes += int64(m.Spares) * l.opts.SegmentSize
+	m.DiskBytes = l.ix.size + l.spares.bytes()
 	return m
 }

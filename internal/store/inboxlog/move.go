@@ -1,6 +1,10 @@
 package inboxlog
 
-import "github.com/homing-mq/homing/internal/mq"
+import (
+	"errors"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
 
 // moved is a move that is encoded and not applied yet.
 type moved struct {
@@ -60,6 +64,12 @@ func (c *committer) moveRecord(r *moveRecord) error {
 	ix.mu.Unlock()
 	if len(c.targets) == 0 {
 		return nil
+	}
+	if need <= c.left() && need > c.left()-c.l.tail.active.rest() {
+		if err := c.awaitNext(); err != nil {
+			c.moved = c.moved[:first]
+			return errors.Join(c.flushMoves(), err)
+		}
 	}
 	if need > c.left() {
 		fresh := append([]moved(nil), c.moved[first:]...)

@@ -26,14 +26,23 @@ type Options struct {
 	FS           vfs.FS // default: the operating system's
 	Sync         SyncMode
 	SyncInterval time.Duration // default 100 ms
-	// SegmentSize in bytes, default 64 MiB, 16 KiB to 1 GiB. With a DiskLimit
-	// it is at most an eighth of that.
+	// SegmentSize in bytes, 16 KiB to 1 GiB. Default: 64 MiB, on a file system
+	// of less than 4 GiB a 64th of it, but twice MaxRecord at least. With a
+	// DiskLimit it is at most an eighth of that. Segments of another size that
+	// are there already stay in use.
 	SegmentSize int64
+	// MaxRecord is the size in bytes of the largest record to come; 0: unknown.
+	MaxRecord int64
+	// KeepFree is how many bytes of the file system the log leaves to others
+	// when it refuses puts, beside two segments for acknowledgements.
+	KeepFree int64
 	// Retention is how long an entry is kept at most; 0: for ever. Expired
 	// reports older ones.
 	Retention time.Duration
 	// DiskLimit in bytes bounds the log's files; puts are refused before. 0:
-	// puts are refused while the file system is at least 95 % full.
+	// puts are refused while the file system is at least 95 % full. In either
+	// case they are while less than KeepFree and two segments are free. Spares
+	// count as free.
 	DiskLimit int64
 	// MustExist says that the log was there before: without any segment Open
 	// fails with a *CorruptError, where it would otherwise make a new log.
@@ -50,7 +59,8 @@ type Options struct {
 
 	Observer Observer
 
-	slack int64 // segments the log may have however little is live; tests lower it
+	look  time.Duration // between looks at the file system's use; tests lower it
+	slack int64         // segments the log may have however little is live; tests lower it
 }
 
 // Observer is told what the log does. Nil functions are not called. They must
@@ -76,14 +86,19 @@ type Metrics struct {
 	LiveBytes int64 // of the files, what is still needed
 	Segments  int
 	Spares    int   // segments ready to be used again
-	DiskBytes int64 // of segments and spares
+	DiskBytes int64 // of segments and spares, the one being prepared aside
 	Queued    int   // bytes waiting to be written
-	Full      bool
-	Failed    error
+	Full      bool  // puts are refused: at DiskLimit, or DiskFull
+	Failed    error // why the log takes nothing any more, until it is opened again
+
+	DiskFull    bool  // the file system has too little room
+	DiskFree    int64 // bytes available when it was last looked at; -1: it cannot tell
+	SparesGiven int64 // spares removed because the file system was short of room
 }
 
 const (
 	defaultSegmentSize = 64 << 20
+	minDefaultSegment  = 256 << 10
 	minSegmentSize     = 16 << 10
 	maxSegmentSize     = 1 << 30
 	defaultInterval    = 100 * time.Millisecond
@@ -95,11 +110,9 @@ const (
 	frameTarget  = 4 << 10                // bytes of ops after which a frame is closed
 	throttleAt   = 32 << 20               // queued bytes
 	maxSpares    = 3
-	reserve      = 2 // segments that only acks, clears and moves may take
-	fullPercent  = 95
-	usagePeriod  = time.Second // between looks at the file system's use
-	opOverhead   = 64          // bytes an op without its record counts in the queue
-	completionsQ = 4           // commits that may wait for Done
+	reserve      = 2  // segments that only acks, clears and moves may take
+	opOverhead   = 64 // bytes an op without its record counts in the queue
+	completionsQ = 4  // commits that may wait for Done
 )
 
 func (o *Options) setDefaults() {
@@ -109,13 +122,10 @@ func (o *Options) setDefaults() {
 	if o.SyncInterval <= 0 {
 		o.SyncInterval = defaultInterval
 	}
-	if o.SegmentSize <= 0 {
-		o.SegmentSize = defaultSegmentSize
+	o.sizeSegments()
+	if o.look == 0 {
+		o.look = usagePeriod
 	}
-	if o.DiskLimit > 0 {
-		o.SegmentSize = min(o.SegmentSize, o.DiskLimit/8)
-	}
-	o.SegmentSize = min(max(o.SegmentSize, minSegmentSize), maxSegmentSize) &^ (frameAlign - 1)
 	if o.slack == 0 {
 		o.slack = slack
 	}

@@ -175,28 +175,24 @@ func (l *Log) maxSegments() int64 {
 }
 
 // full reports whether a put that takes need bytes of a segment is over the
-// disk limit.
+// disk limit. Before it says so because of the file system it looks again: those
+// refused here never get to the committer, which looks otherwise.
 func (l *Log) full(need int64) bool {
-	limit := l.maxSegments()
-	if limit == 0 {
-		return l.fsFull.Load()
+	if l.disk.full.Load() {
+		l.lookAtDisk(time.Now())
 	}
-	n := l.segments.Load()
-	return n > limit || n == limit && need > l.room.Load()
+	return l.overLimit(need, l.room.Load())
 }
 
-// lookAtDisk updates fsFull once per usagePeriod.
-func (l *Log) lookAtDisk(now time.Time) {
-	if l.opts.DiskLimit > 0 || now.UnixNano()-l.usageAt.Load() < int64(usagePeriod) {
-		return
+// overLimit is full for a log whose active segment has room bytes left.
+func (l *Log) overLimit(need, room int64) bool {
+	if l.disk.full.Load() {
+		return true
 	}
-	l.usageAt.Store(now.UnixNano())
-	u, err := l.fs.GetDiskUsage(l.dir)
-	if err != nil || u.TotalBytes == 0 {
-		return // not every file system can tell
+	limit := l.maxSegments()
+	if limit == 0 {
+		return false
 	}
-	full := float64(u.AvailBytes) < float64(u.TotalBytes)*(100-fullPercent)/100
-	if l.fsFull.Swap(full) != full {
-		l.log.Warn("disk limit", "full", full, "available_bytes", u.AvailBytes, "percent", fullPercent)
-	}
+	n := l.segments.Load()
+	return n > limit || n == limit && need > room
 }

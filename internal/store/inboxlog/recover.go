@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // recover fills the index from the files of the log's directory, cuts a torn
 // tail and sets the log up to go on writing. The reasoning is in doc.go.
 func (l *Log) recover() error {
-	if err := MakeDir(l.fs, l.dir); err != nil {
-		return err
-	}
 	hints, err := l.list()
 	if err != nil {
 		return err
@@ -32,15 +28,18 @@ func (l *Log) recover() error {
 		return err
 	}
 	l.opts.Clock.Resume(r.last(end))
+	l.removeLeftovers()
 	if err := r.settle(end); err != nil {
 		return err
 	}
-	l.removeLeftovers()
 	for id := uint32(1); id < l.ix.top; id++ {
 		l.ix.free(id)
 	}
 	l.commit.number = r.commit
 	l.segments.Store(int64(len(l.ix.segs)))
+	for _, s := range l.ix.segs {
+		l.ix.size += s.size
+	}
 	l.room.Store(l.tail.active.room(l.tail.end))
 	return nil
 }
@@ -63,12 +62,12 @@ func (l *Log) list() (hints map[uint32]bool, err error) {
 		} else if n, ok := parseName(name, sparePrefix, ""); ok {
 			l.spares.next = max(l.spares.next, n+1)
 			fi, err := l.fs.Stat(l.join(name))
-			if err == nil && fi.Size() <= l.opts.SegmentSize && l.spares.count() < maxSpares {
-				l.spares.add(l.join(name))
+			if err == nil && fi.Size() <= l.opts.SegmentSize && l.wantsSpare() {
+				l.spares.add(l.join(name), fi.Size())
 			} else {
 				leftovers = append(leftovers, name)
 			}
-		} else if strings.HasSuffix(name, tempSuffix) {
+		} else if isTemp(name) {
 			leftovers = append(leftovers, name)
 		}
 	}
@@ -317,32 +316,33 @@ func (ix *index) replay(op *diskOp, epoch uint32) {
 }
 
 // toSpare takes a segment that nothing needs out of the directory, durably,
-// and keeps the file for later if there are not enough already.
+// and keeps the file for later if there are not enough already. After an error
+// it may be called again.
 func (l *Log) toSpare(s *segment) error {
-	if s.file != nil {
-		s.file.Close()
-		s.file = nil
-	}
-	if err := l.fs.Remove(l.join(hintName(s.epoch))); err != nil && !isNotExist(err) {
-		return fmt.Errorf("remove %s: %w", l.join(hintName(s.epoch)), err)
-	}
-	fi, err := l.fs.Stat(s.path)
-	if err != nil {
-		return fmt.Errorf("stat %s: %w", s.path, err)
-	}
-	path := l.join(l.spares.newName())
-	if err := l.fs.Rename(s.path, path); err != nil {
-		return fmt.Errorf("rename %s: %w", s.path, err)
+	if !s.renamed {
+		if err := l.fs.Remove(l.join(hintName(s.epoch))); err != nil && !isNotExist(err) {
+			return fmt.Errorf("remove %s: %w", l.join(hintName(s.epoch)), err)
+		}
+		path := l.join(l.spares.newName())
+		if err := l.fs.Rename(s.path, path); err != nil {
+			return fmt.Errorf("rename %s: %w", s.path, err)
+		}
+		s.path, s.renamed = path, true
 	}
 	if err := l.syncDir(); err != nil {
 		return err
 	}
-	if fi.Size() <= l.opts.SegmentSize && l.wantsSpare() {
-		l.spares.add(path)
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+	fi, err := l.fs.Stat(s.path)
+	if err == nil && fi.Size() <= l.opts.SegmentSize && l.wantsSpare() {
+		l.spares.add(s.path, fi.Size())
 		return nil
 	}
-	if err := l.fs.Remove(path); err != nil {
-		return fmt.Errorf("remove %s: %w", path, err)
+	if err := l.fs.Remove(s.path); err != nil {
+		l.log.Warn("cannot remove a segment of the inbox log that nothing needs; the next start does", "file", s.path, "error", err)
 	}
 	return nil
 }
@@ -350,6 +350,9 @@ func (l *Log) toSpare(s *segment) error {
 // wantsSpare reports whether there is room for one more spare.
 func (l *Log) wantsSpare() bool {
 	n := int64(l.spares.count())
+	if l.disk.short.Load() && n >= keptSpares {
+		return false
+	}
 	if l.opts.DiskLimit > 0 && (l.segments.Load()+n)*l.opts.SegmentSize > l.opts.DiskLimit {
 		return false
 	}

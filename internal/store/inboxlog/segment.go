@@ -39,6 +39,7 @@ type segment struct {
 	file    vfs.File // nil once closed
 	size    int64    // no frame reaches beyond
 	made    int64    // when, the server's time, Unix ms
+	renamed bool     // path is that of a spare already
 
 	pins   atomic.Int32 // reads under way; raised under index.mu only
 	wanted atomic.Bool  // the keeper waits for pins to fall to 0
@@ -74,6 +75,8 @@ func parseName(name, prefix, suffix string) (uint64, bool) {
 	return n, err == nil
 }
 
+func isTemp(name string) bool { return strings.HasSuffix(name, tempSuffix) }
+
 func segmentKey(salt uint64, epoch uint32) uint32 {
 	var b [12]byte
 	binary.LittleEndian.PutUint64(b[:], salt)
@@ -89,6 +92,10 @@ func (s *segment) room(end int64) int64 {
 	}
 	return s.size - sealSize - end
 }
+
+// rest returns the bytes at the end of the segment that puts and moves may use
+// only once there is a next one.
+func (s *segment) rest() int64 { return s.size / 16 }
 
 // header returns the bytes of the segment's header block.
 func (s *segment) header() []byte {

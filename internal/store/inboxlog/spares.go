@@ -11,26 +11,37 @@ import (
 type spares struct {
 	mu    sync.Mutex // guards the rest
 	names []string
-	next  uint64 // number of the next one
+	sizes []int64 // of the files, in bytes
+	total int64   // sum of sizes
+	next  uint64  // number of the next one
 }
 
-// take returns the path of a spare, or "".
-func (sp *spares) take() string {
+// take returns the path of a spare and its size in bytes, or "".
+func (sp *spares) take() (path string, size int64) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	n := len(sp.names)
 	if n == 0 {
-		return ""
+		return "", 0
 	}
-	name := sp.names[n-1]
-	sp.names = sp.names[:n-1]
-	return name
+	path, size = sp.names[n-1], sp.sizes[n-1]
+	sp.total -= size
+	sp.names, sp.sizes = sp.names[:n-1], sp.sizes[:n-1]
+	return path, size
 }
 
-func (sp *spares) add(path string) {
+func (sp *spares) add(path string, size int64) {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	sp.names = append(sp.names, path)
+	sp.names, sp.sizes = append(sp.names, path), append(sp.sizes, size)
+	sp.total += size
+}
+
+// bytes returns the size of all spares.
+func (sp *spares) bytes() int64 {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return sp.total
 }
 
 func (sp *spares) count() int {
@@ -63,13 +74,16 @@ func (l *Log) prepare() {
 	defer l.wg.Done()
 	for epoch := range l.prep.ask {
 		seg, err := l.newSegment(epoch)
+		if noSpace(err) {
+			l.lookNow()
+		}
 		l.prep.ready <- prepared{seg, err}
 	}
 }
 
 // newSegment makes segment epoch of a spare, or of a new file.
 func (l *Log) newSegment(epoch uint32) (*segment, error) {
-	from := l.spares.take()
+	from, _ := l.spares.take()
 	if from == "" {
 		var err error
 		if from, err = l.newSpare(); err != nil {
@@ -82,8 +96,11 @@ func (l *Log) newSegment(epoch uint32) (*segment, error) {
 const fillSync = 4 << 20 // bytes of zeros after which they are synced
 
 // newSpare makes a file of SegmentSize zeros. It stops filling it when the
-// committer waits: the segment then grows as it is used.
+// committer waits: the segment then grows as it is used. Where the disk may be
+// full soon it is filled all the same, so that acknowledgements can be written
+// whatever others do.
 func (l *Log) newSpare() (string, error) {
+	l.lookNow()
 	path := l.join(l.spares.newName())
 	f, err := l.fs.Create(path, category)
 	if err != nil {
@@ -91,7 +108,10 @@ func (l *Log) newSpare() (string, error) {
 	}
 	defer f.Close()
 	zeros := make([]byte, min(1<<20, l.opts.SegmentSize))
-	for off := int64(0); off < l.opts.SegmentSize && !l.prep.urgent.Load(); off += int64(len(zeros)) {
+	for off := int64(0); off < l.opts.SegmentSize; off += int64(len(zeros)) {
+		if l.prep.urgent.Load() && !l.disk.near.Load() {
+			break
+		}
 		if _, err = f.WriteAt(zeros[:min(int64(len(zeros)), l.opts.SegmentSize-off)], off); err != nil {
 			break
 		}

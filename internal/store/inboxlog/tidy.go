@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,7 +13,8 @@ const (
 	moveBytes = 1 << 20  // of records moved with one commit
 	moveRate  = 64 << 20 // bytes per second, unless space is short
 	slack     = 4        // segments the log may have however little is live
-	retryTidy = time.Minute
+
+	retryMost = time.Minute
 )
 
 // tidySoon wakes the keeper.
@@ -23,17 +25,77 @@ func (l *Log) tidySoon() {
 	}
 }
 
-// keep is the keeper's goroutine: it writes hints and gets space back.
+// keep is the keeper's goroutine: it writes hints and gets space back. What has
+// failed and what depends on the file system's use is looked at again on time:
+// nobody else may come.
 func (l *Log) keep() {
 	defer l.wg.Done()
+	again := time.NewTimer(time.Hour)
+	defer again.Stop()
 	for {
 		select {
 		case <-l.stop:
 			return
 		case <-l.tidyC:
-			l.tidy()
+		case <-again.C:
+		}
+		l.lookAtDisk(time.Now())
+		l.giveBack()
+		l.tidy()
+		if d := l.tidyIn(); d > 0 {
+			again.Reset(d)
 		}
 	}
+}
+
+// tidyIn returns how long the keeper may wait for somebody to wake it; 0: until
+// then.
+func (l *Log) tidyIn() (d time.Duration) {
+	if l.disk.full.Load() {
+		d = l.opts.look
+	}
+	for _, r := range []*retry{&l.freeing, &l.moving, &l.hinting} {
+		if at := r.at.Load(); at != 0 {
+			left := max(time.Duration(at-l.since(time.Now())), time.Millisecond)
+			if d == 0 || left < d {
+				d = left
+			}
+		}
+	}
+	return d
+}
+
+// retry spaces out the attempts at something that fails: the next is after
+// usagePeriod, then after twice that, at most after retryMost, and at once when
+// the file system has room again.
+type retry struct {
+	at    atomic.Int64 // by Log.since; 0: nothing has failed
+	tries int          // that failed one after the other; the keeper's own
+}
+
+func (r *retry) failed(l *Log) {
+	wait := min(l.opts.look<<min(r.tries, 10), retryMost)
+	r.tries++
+	r.at.Store(l.since(time.Now().Add(wait)))
+}
+
+func (r *retry) worked() {
+	r.tries = 0
+	r.at.Store(0)
+}
+
+// waits reports whether the last failure is too recent to try again.
+func (r *retry) waits(l *Log) bool {
+	at := r.at.Load()
+	return at != 0 && l.since(time.Now()) < at
+}
+
+// retryNow lets the keeper try again what has failed.
+func (l *Log) retryNow() {
+	for _, r := range []*retry{&l.freeing, &l.moving, &l.hinting} {
+		r.at.Store(0)
+	}
+	l.tidySoon()
 }
 
 // tidy does all there is to do now. Only one goroutine may call it.
@@ -59,17 +121,38 @@ func (l *Log) wantsTidy() bool {
 func (l *Log) sparse(times, segments int64) bool {
 	ix := l.ix
 	n := int64(len(ix.segs))
-	used := n * l.opts.SegmentSize
+	if l.starved.Load() && l.gains() {
+		return true
+	}
 	// Space at the end of segments that is too small for a record is not
 	// counted as dead: moving does not get it back, and must not try for ever.
 	dead := ix.sealed - (ix.live - ix.segs[n-1].bytes)
 	if dead < l.opts.SegmentSize {
 		return false
 	}
-	if limit := l.maxSegments(); limit > 0 && n >= limit && dead > ix.sealed/6 {
+	if limit := l.maxSegments(); (limit > 0 && n >= limit || l.disk.full.Load()) && dead > ix.sealed/6 {
 		return true
 	}
-	return used > times*ix.live+segments*l.opts.SegmentSize
+	return ix.size > times*ix.live+segments*l.opts.SegmentSize
+}
+
+// gains reports whether moving what is live in the oldest segment leaves room.
+// Locked: index.mu.
+func (l *Log) gains() bool {
+	s := l.ix.segs[0]
+	return s.sealed && s.sealAt-segmentHeaderSize-s.bytes > s.rest()
+}
+
+// starve says that an acknowledgement has no room. It wakes the keeper and
+// reports whether that can make some.
+func (l *Log) starve() bool {
+	l.ix.mu.Lock()
+	gains := l.gains()
+	l.ix.mu.Unlock()
+	if gains && !l.starved.Swap(true) {
+		l.retryNow()
+	}
+	return gains
 }
 
 func (l *Log) sparseNow() bool {
@@ -87,7 +170,7 @@ func (l *Log) retire() bool {
 	s := l.ix.segs[0]
 	idle := len(l.ix.segs) > 1 && s.idle()
 	l.ix.mu.Unlock()
-	if !idle || time.Now().Before(l.tidyAfter) {
+	if !idle || l.freeing.waits(l) {
 		return false
 	}
 	// No read begins on an idle segment any more.
@@ -96,11 +179,15 @@ func (l *Log) retire() bool {
 	}
 	if err := l.toSpare(s); err != nil {
 		l.log.Error("cannot free a segment of the inbox log; trying again later", "file", s.path, "error", err)
-		l.tidyAfter = time.Now().Add(retryTidy)
+		l.freeing.failed(l)
 		return false
 	}
+	l.freeing.worked()
+	l.moving.at.Store(0) // there is room again, perhaps
+	l.starved.Store(false)
 	l.ix.mu.Lock()
 	l.ix.segs = slices.Delete(l.ix.segs, 0, 1)
+	l.ix.size -= s.size
 	l.ix.sealed -= s.sealAt - segmentHeaderSize
 	l.segments.Store(int64(len(l.ix.segs)))
 	l.ix.mu.Unlock()
@@ -110,20 +197,29 @@ func (l *Log) retire() bool {
 // writeHints writes the hints that are missing. A failure costs time at the
 // next start only.
 func (l *Log) writeHints() {
+	if l.hinting.waits(l) || l.disk.full.Load() {
+		return // what room there is others need more
+	}
 	l.ix.mu.Lock()
 	segs := slices.Clone(l.ix.segs)
 	l.ix.mu.Unlock()
 	for _, s := range segs {
 		l.ix.mu.Lock()
-		wanted := s.sealed && !s.hinted
+		wanted := s.sealed && !s.hinted && !s.idle()
 		s.hinted = s.hinted || wanted
 		l.ix.mu.Unlock()
 		if !wanted || l.stopping() {
 			continue
 		}
 		if err := l.writeHint(s); err != nil {
-			l.log.Warn("no hint for a segment: the next start will read all of it", "error", err)
+			l.log.Warn("no hint for a segment: without one the next start reads all of it; trying again later", "error", err)
+			l.ix.mu.Lock()
+			s.hinted = false
+			l.ix.mu.Unlock()
+			l.hinting.failed(l)
+			return
 		}
+		l.hinting.worked()
 	}
 }
 
@@ -172,7 +268,7 @@ type liveClaim struct {
 // The committer checks each entry again when it writes the move, before all
 // ops that wait, so a move never follows an acknowledgement of its entry.
 func (l *Log) compact() bool {
-	if time.Now().Before(l.tidyAfter) {
+	if l.moving.waits(l) {
 		return false
 	}
 	l.ix.mu.Lock()
@@ -190,9 +286,10 @@ func (l *Log) compact() bool {
 	}
 	if err != nil {
 		l.log.Error("cannot move messages out of an old segment; trying again later", "file", s.path, "error", err)
-		l.tidyAfter = time.Now().Add(retryTidy)
+		l.moving.failed(l)
 		return false
 	}
+	l.moving.worked()
 	l.ix.mu.Lock()
 	defer l.ix.mu.Unlock()
 	return s.entries == 0 && s.claims == 0 // pinned at most for a moment
