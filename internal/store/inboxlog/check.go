@@ -1,7 +1,6 @@
 package inboxlog
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,11 +11,11 @@ import (
 
 // Problem is something wrong with the files of a log.
 type Problem struct {
-	File   string
-	Offset int64
-	Text   string
-	// Harmless: the log opens all the same.
-	Harmless bool
+	File     string
+	Offset   int64
+	Text     string
+	Harmless bool // nothing is lost by it
+	Refused  bool // Open fails because of it
 }
 
 func (p Problem) String() string { return fmt.Sprintf("%s: offset %d: %s", p.File, p.Offset, p.Text) }
@@ -65,6 +64,8 @@ func (r *Report) String() string {
 		kind := "problem"
 		if p.Harmless {
 			kind = "note"
+		} else if p.Refused {
+			kind = "problem, the server does not start"
 		}
 		fmt.Fprintf(&b, "%s: %s\n", kind, p)
 	}
@@ -83,7 +84,44 @@ func Check(fs vfs.FS, dir string) (Report, error) {
 	if err := v.verify(nil); err != nil {
 		return Report{}, err
 	}
+	if err := v.report.tryOpen(fs, dir); err != nil {
+		return Report{}, err
+	}
 	return v.report, nil
+}
+
+// tryOpen does what Open does, as far as it changes nothing, and adds what that
+// says: whether the log opens is for Open to decide.
+func (r *Report) tryOpen(fs vfs.FS, dir string) error {
+	err := openReadOnly(fs, dir)
+	var corrupt *CorruptError
+	if err == nil || !errors.As(err, &corrupt) {
+		return err
+	}
+	for i := range r.Problems {
+		if p := &r.Problems[i]; p.File == corrupt.File && p.Offset == corrupt.Offset && !p.Harmless {
+			p.Refused = true
+			return nil
+		}
+	}
+	r.Problems = append(r.Problems, Problem{File: corrupt.File, Offset: corrupt.Offset, Text: corrupt.Reason, Refused: true})
+	return nil
+}
+
+// openReadOnly returns the error that Open would fail with. It runs the same
+// code, up to where that begins to change files.
+func openReadOnly(fs vfs.FS, dir string) error {
+	opts := Options{FS: fs, Dir: dir}
+	opts.setDefaults()
+	l := &Log{opts: opts, fs: fs, dir: dir, log: opts.Logger, ix: newIndex()}
+	defer l.closeFiles()
+	r := recovery{l: l}
+	load := func(fs vfs.FS, dir string) (ok, damaged bool, err error) {
+		l.state.facts, _, ok, damaged, err = readState(fs, dir)
+		return ok, damaged, err
+	}
+	_, err := r.read(load, func(path string) (vfs.File, error) { return fs.Open(path) })
+	return err
 }
 
 // gap is a place where the chain of frames breaks.
@@ -102,7 +140,11 @@ type verified struct {
 	commit    uint64 // the highest number before it
 	damaged   bool   // a gap in it is damage, not a torn tail
 	senseless bool   // it has an intact frame that Open would refuse
+	broken    bool   // it has an intact frame with a record that is not
 }
+
+// repair reports whether Repair has to replace the segment.
+func (f *verified) repair() bool { return f.damaged || f.senseless || f.broken }
 
 // verifier reads a log as Open does, but goes on after damage.
 type verifier struct {
@@ -113,6 +155,7 @@ type verifier struct {
 	gaps   []gap
 	synced position // the furthest that any frame claims was synced
 	commit uint64   // the highest number so far
+	state  bool     // the state file says something
 }
 
 func openVerifier(fs vfs.FS, dir string) (*verifier, error) {
@@ -121,11 +164,18 @@ func openVerifier(fs vfs.FS, dir string) (*verifier, error) {
 	l := &Log{opts: opts, fs: fs, dir: dir, log: opts.Logger, ix: newIndex()}
 	v := &verifier{l: l}
 	hints, err := l.list()
-	var corrupt *CorruptError // segments missing in between: verify finds out
-	if err != nil && !errors.As(err, &corrupt) {
+	if err != nil {
 		return nil, err
 	}
 	v.hints, v.report.Spares = hints, l.spares.count()
+	var damaged bool
+	if l.state.facts, _, v.state, damaged, err = readState(fs, dir); err != nil {
+		return nil, err
+	}
+	v.synced = l.state.synced
+	if damaged {
+		v.problem(l.join(stateName), 0, "the state file is not intact; whether segments are missing cannot be told", true)
+	}
 	if err := v.openFiles(); err != nil {
 		v.close()
 		return nil, err
@@ -141,17 +191,24 @@ func (v *verifier) openFiles() error {
 	l := v.l
 	found := l.ix.segs
 	l.ix.segs = nil
-	slices.SortFunc(found, func(a, b *segment) int { return cmp.Compare(a.epoch, b.epoch) })
-	for i, s := range found {
-		if i > 0 && s.epoch-found[i-1].epoch > maxMissing {
+	for v.state && len(found) > 0 && found[0].epoch < l.state.oldest {
+		v.problem(found[0].path, 0, "the segment is not needed any more; the next start removes it", true)
+		found = found[1:]
+	}
+	want := uint32(1)
+	if v.state {
+		want = l.state.oldest
+	} else if len(found) > 0 {
+		want = found[0].epoch
+	}
+	for _, s := range found {
+		if s.epoch-want > maxMissing {
 			return fmt.Errorf("%s does not belong here: move it elsewhere", s.path)
 		}
-		for i > 0 && l.ix.segs[len(l.ix.segs)-1].epoch+1 < s.epoch {
-			epoch := l.ix.segs[len(l.ix.segs)-1].epoch + 1
-			lost := &segment{epoch: epoch, path: l.join(segmentName(epoch))}
-			l.ix.segs = append(l.ix.segs, lost)
-			v.files = append(v.files, &verified{seg: lost, missing: true})
+		for ; want < s.epoch; want++ {
+			v.missing(want)
 		}
+		want++
 		f, err := l.fs.Open(s.path)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", s.path, err)
@@ -160,7 +217,17 @@ func (v *verifier) openFiles() error {
 		l.ix.segs = append(l.ix.segs, s)
 		v.files = append(v.files, &verified{seg: s})
 	}
+	if v.state && len(found) == 0 {
+		v.missing(want)
+	}
 	return nil
+}
+
+// missing adds a segment of which there is no file.
+func (v *verifier) missing(epoch uint32) {
+	lost := &segment{epoch: epoch, path: v.l.join(segmentName(epoch))}
+	v.l.ix.segs = append(v.l.ix.segs, lost)
+	v.files = append(v.files, &verified{seg: lost, missing: true})
 }
 
 func (v *verifier) close() {
@@ -173,28 +240,16 @@ func (v *verifier) close() {
 
 // verify reads all segments. f, if not nil, is called for every intact frame.
 func (v *verifier) verify(f func(file *verified, h frameHeader, body []byte) error) error {
-	for _, file := range v.files {
-		s := file.seg
-		rep := SegmentReport{File: s.path, Epoch: s.epoch}
-		file.commit = v.commit
-		err := errBadHeader
-		if !file.missing {
-			err = s.readHeader()
-		}
-		switch {
-		case file.missing:
-			v.gaps = append(v.gaps, gap{file, 0, "the segment is missing", 0})
-		case errors.Is(err, errBadHeader):
-			v.gaps = append(v.gaps, gap{file, segmentHeaderSize, "the segment's header does not match its checksum", 0})
-		case err != nil:
+	goesOn := true // the log, past the files so far
+	for i := 0; i < len(v.files); i++ {
+		sealed, err := v.verifyFile(i, goesOn, f)
+		if err != nil {
 			return err
-		default:
-			file.header = true
-			if err := v.verifySegment(file, &rep, f); err != nil {
-				return err
-			}
 		}
-		v.report.Segments = append(v.report.Segments, rep)
+		goesOn = goesOn && sealed
+		if goesOn && i == len(v.files)-1 && !v.files[i].missing {
+			v.missing(v.files[i].seg.epoch + 1)
+		}
 	}
 	v.judge()
 	v.report.Entries = v.l.ix.entryN
@@ -204,6 +259,44 @@ func (v *verifier) verify(f func(file *verified, h frameHeader, body []byte) err
 		}
 	}
 	return nil
+}
+
+// verifyFile verifies files[i]. goesOn: all before it are sealed. It reports
+// whether the log goes on behind it.
+func (v *verifier) verifyFile(i int, goesOn bool, f func(file *verified, h frameHeader, body []byte) error) (bool, error) {
+	file := v.files[i]
+	s := file.seg
+	rep := SegmentReport{File: s.path, Epoch: s.epoch}
+	defer func() { v.report.Segments = append(v.report.Segments, rep) }()
+	file.commit = v.commit
+	if file.missing {
+		file.damaged = true
+		v.gaps = append(v.gaps, gap{file, 0, "the segment is missing", 0})
+		return true, nil
+	}
+	switch err := s.readHeader(); {
+	case errors.Is(err, errBadHeader):
+		v.gaps = append(v.gaps, gap{file, segmentHeaderSize, err.Error(), 0})
+		if goesOn {
+			r := recovery{l: v.l, state: v.state}
+			file.damaged = r.needsHeader(i) != nil
+		}
+		return file.damaged, nil
+	case err != nil:
+		return false, err
+	}
+	file.header = true
+	if err := v.verifySegment(file, &rep, f); err != nil {
+		return false, err
+	}
+	var corrupt *CorruptError
+	if err := s.checkLength(0); goesOn && errors.As(err, &corrupt) {
+		file.damaged = true
+		v.problem(s.path, corrupt.Offset, corrupt.Reason, false)
+	} else if err != nil && corrupt == nil {
+		return false, err
+	}
+	return rep.Sealed, nil
 }
 
 // verifySegment reads the frames of one segment, after gaps, too.
@@ -288,6 +381,7 @@ func (v *verifier) verifyFrame(f *verified, sc *scanner, h *frameHeader, body []
 			if recordCRC(op.record) != op.crc {
 				t := op.targets[0]
 				v.problem(file, int64(op.offset), fmt.Sprintf("message %d of inbox %q does not match its checksum", t.seq, t.client), false)
+				f.broken = true
 			}
 		}
 		v.l.ix.replay(op, sc.seg.epoch)
@@ -321,7 +415,7 @@ func (v *verifier) verifyHint(s *segment, rep *SegmentReport) error {
 }
 
 func (v *verifier) problem(file string, offset int64, text string, harmless bool) {
-	v.report.Problems = append(v.report.Problems, Problem{file, offset, text, harmless})
+	v.report.Problems = append(v.report.Problems, Problem{File: file, Offset: offset, Text: text, Harmless: harmless})
 }
 
 // judge tells damage from a torn tail, by the rule of Open: nothing before a
@@ -330,7 +424,7 @@ func (v *verifier) judge() {
 	torn := false
 	for _, g := range v.gaps {
 		s := g.file.seg
-		if v.synced > at(s.epoch, g.offset) {
+		if g.file.damaged && !g.file.header || v.synced > at(s.epoch, g.offset) {
 			g.file.damaged = true
 			text := g.reason
 			if g.resume != 0 {

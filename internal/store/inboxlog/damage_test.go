@@ -82,8 +82,9 @@ func (r *rig) openCopy(t *testing.T, fs *vfs.MemFS) (*rig, error) {
 	return c, c.tryOpen()
 }
 
-// A last segment that ends anywhere is a torn tail: the log opens with a state
-// it once had. A file system that fills the missing part with zeros, likewise.
+// A last segment whose frames end anywhere is a torn tail: the log opens with a
+// state it once had. A file that ends there, likewise if it is of a version
+// that could leave it so; otherwise it was cut.
 func TestTornTailAtEveryByte(t *testing.T) {
 	for _, mode := range []SyncMode{SyncAlways, SyncOS} {
 		r := newRig(t, Options{Sync: mode}, 2)
@@ -100,14 +101,24 @@ func TestTornTailAtEveryByte(t *testing.T) {
 		path := segmentsOf(t, fs)[0]
 		data := readAll(t, fs, path)
 		for cut := int64(segmentHeaderSize); cut <= end; cut++ {
-			for _, zeros := range []bool{false, true} {
+			for _, how := range []string{"zeros", "old", "cut"} {
 				torn := slices.Clone(data[:cut])
-				if zeros {
+				if how == "zeros" {
 					torn = append(torn, make([]byte, int64(len(data))-cut)...)
 				}
 				c := cloneFS(fs)
 				writeAll(t, c, path, torn)
+				if how == "old" {
+					downgrade(t, c)
+				}
 				r2, err := r.openCopy(t, c)
+				var corrupt *CorruptError
+				if how == "cut" {
+					if !errors.As(err, &corrupt) || corrupt.Offset != cut {
+						t.Fatalf("cut at %d of %d: %v", cut, end, err)
+					}
+					continue
+				}
 				if err != nil {
 					t.Fatalf("cut at %d of %d: %v", cut, end, err)
 				}

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	formatVersion = 3 // of what is written; older ones are read, too
+	formatVersion = 4 // of what is written; older ones are read, too
 
 	frameHeaderSize = 40
 	frameAlign      = 8

@@ -25,6 +25,7 @@ type Log struct {
 	tail   tail
 	spares spares
 	prep   preparer
+	state  state
 	commit committer // used by the committer's goroutine only
 
 	leftovers []string // files to remove once the log is open
@@ -124,7 +125,8 @@ func (l *Log) Close() error {
 }
 
 // mark ends the log with a frame saying that everything before it is synced,
-// so that after an orderly end damage anywhere is told from a torn tail.
+// and has the state file say where that is, so that after an orderly end
+// whatever is gone is told from a torn tail.
 func (l *Log) mark() error {
 	if err := l.syncAll(); err != nil {
 		return err
@@ -132,14 +134,20 @@ func (l *Log) mark() error {
 	c := &l.commit
 	c.enc.reset(l.tail.active, l.tail.end, c.head())
 	c.enc.bare(frameMark)
-	if l.tail.end+int64(len(c.enc.buf)) > l.tail.active.size-sealSize {
-		return nil
+	if n := int64(len(c.enc.buf)); l.tail.end+n <= l.tail.active.size-sealSize {
+		if _, err := l.tail.active.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
+			return writeError(l.tail.active.path, err)
+		}
+		if err := l.tail.active.file.SyncData(); err != nil {
+			return l.fail(l.tail.active.path, err)
+		}
+		l.tail.end += n
 	}
-	if _, err := l.tail.active.file.WriteAt(c.enc.buf, l.tail.end); err != nil {
-		return writeError(l.tail.active.path, err)
+	if l.tail.active.version < fullLength {
+		return nil // see state.begin
 	}
-	if err := l.tail.active.file.SyncData(); err != nil {
-		return l.fail(l.tail.active.path, err)
+	if _, err := l.state.write(l, facts{oldest: l.ix.segs[0].epoch, synced: at(l.tail.active.epoch, l.tail.end)}); err != nil {
+		l.log.Warn("the state file does not say where the inbox log ends: damage to its last commit may go unnoticed", "error", err)
 	}
 	return nil
 }
@@ -151,6 +159,7 @@ func (l *Log) closeFiles() {
 			s.file = nil
 		}
 	}
+	l.state.close()
 	if s := l.commit.next; s != nil {
 		s.file.Close()
 	}

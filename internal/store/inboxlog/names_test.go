@@ -281,6 +281,11 @@ func downgrade(t *testing.T, fs vfs.FS) {
 		case strings.HasSuffix(name, hintSuffix):
 			binary.LittleEndian.PutUint32(b[8:], 1)
 			putHeaderCRC(b)
+		case name == stateName: // there was none
+			if err := fs.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			continue
 		default:
 			continue
 		}

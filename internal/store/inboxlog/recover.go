@@ -5,25 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // recover fills the index from the files of the log's directory, cuts a torn
 // tail and sets the log up to go on writing. The reasoning is in doc.go.
 func (l *Log) recover() error {
-	hints, err := l.list()
-	if err != nil {
-		return err
-	}
-	if l.opts.MustExist && len(l.ix.segs) == 0 {
-		return &CorruptError{File: l.dir, Reason: NoSegments}
-	}
-	for _, s := range l.ix.segs {
-		if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
-			return fmt.Errorf("open %s: %w", s.path, err)
-		}
-	}
 	r := recovery{l: l}
-	end, err := r.replay(hints)
+	end, err := r.read(l.state.load, func(path string) (vfs.File, error) { return l.fs.OpenReadWrite(path, category) })
 	if err != nil {
 		return err
 	}
@@ -42,6 +32,69 @@ func (l *Log) recover() error {
 	}
 	l.room.Store(l.tail.active.room(l.tail.end))
 	return nil
+}
+
+// read finds the files of the log and applies them to the index, changing none:
+// Check does the same. load and open give access to the state file and segments.
+func (r *recovery) read(load func(vfs.FS, string) (ok, damaged bool, err error), open func(path string) (vfs.File, error)) (end, error) {
+	l := r.l
+	hints, err := l.list()
+	if err != nil {
+		return end{}, err
+	}
+	if l.opts.MustExist && len(l.ix.segs) == 0 {
+		return end{}, &CorruptError{File: l.dir, Reason: NoSegments}
+	}
+	if r.state, r.stateLost, err = load(l.fs, l.dir); err != nil {
+		return end{}, err
+	}
+	if err := r.setAside(); err != nil {
+		return end{}, err
+	}
+	for _, s := range l.ix.segs {
+		if s.file, err = open(s.path); err != nil {
+			return end{}, fmt.Errorf("open %s: %w", s.path, err)
+		}
+	}
+	return r.replay(hints)
+}
+
+// setAside takes the segments that are not needed any more out of the list and
+// looks for those that are missing.
+func (r *recovery) setAside() error {
+	segs := r.l.ix.segs
+	first := uint32(0)
+	if len(segs) > 0 {
+		first = segs[0].epoch
+	}
+	if r.state {
+		first = r.l.state.oldest
+		r.synced = r.l.state.synced
+		n := 0
+		for n < len(segs) && segs[n].epoch < first {
+			n++ // a crash came between disowning it and taking it away
+		}
+		r.done, segs = segs[:n], segs[n:]
+		r.l.ix.segs = segs
+		if len(segs) == 0 {
+			return r.missing(first, "it must be there, as all of the log's messages are in it and those after it")
+		}
+	}
+	for i, s := range segs {
+		if want := first + uint32(i); s.epoch != want {
+			return r.missing(want, "")
+		}
+	}
+	return nil
+}
+
+// missing is the error for a segment that is not there.
+func (r *recovery) missing(epoch uint32, why string) error {
+	reason := "the segment is missing"
+	if why != "" {
+		reason += ": " + why
+	}
+	return &CorruptError{File: r.l.join(segmentName(epoch)), Reason: reason}
 }
 
 // list finds the segments, hints and spares, and what nobody needs.
@@ -78,11 +131,6 @@ func (l *Log) list() (hints map[uint32]bool, err error) {
 		}
 	}
 	slices.SortFunc(l.ix.segs, func(a, b *segment) int { return cmp.Compare(a.epoch, b.epoch) })
-	for i, s := range l.ix.segs {
-		if want := l.ix.segs[0].epoch + uint32(i); s.epoch != want {
-			return nil, &CorruptError{File: l.join(segmentName(want)), Reason: "the segment is missing"}
-		}
-	}
 	l.leftovers = leftovers
 	return hints, nil
 }
@@ -104,10 +152,14 @@ type recovery struct {
 	commit uint64   // the highest number seen
 	time   int64    // of the last frame; 0: there is none
 	torn   stray    // intact frames behind a torn tail
+
+	state     bool       // the state file says something
+	stateLost bool       // it is there, and says nothing
+	done      []*segment // that are not needed any more
 }
 
 // end is where the log ends: in segs[index], at offset. Without a header the
-// segment there was never ready. index == len(segs): the last one is sealed.
+// segment there was never ready. index == len(segs): there is none.
 type end struct {
 	index  int
 	offset int64
@@ -130,6 +182,9 @@ func (r *recovery) replay(hints map[uint32]bool) (end, error) {
 					return end{}, err
 				}
 				if ok {
+					if err := s.checkLength(s.sealAt + sealSize); err != nil {
+						return end{}, err
+					}
 					continue
 				}
 			}
@@ -139,12 +194,46 @@ func (r *recovery) replay(hints map[uint32]bool) (end, error) {
 			}
 			if sealed {
 				s.sealed, s.sealAt, s.commit = true, e.offset, r.commit
+			}
+			if err := s.checkLength(0); err != nil {
+				return end{}, err
+			}
+			if sealed {
 				continue
 			}
+		} else if err := r.needsHeader(i); err != nil {
+			return end{}, err
 		}
 		return e, r.check(e, hints)
 	}
-	return end{index: len(segs)}, nil
+	if len(segs) == 0 {
+		return end{}, nil
+	}
+	return end{}, r.missing(segs[len(segs)-1].epoch+1, "the one before it is sealed, and the next is ready before that happens")
+}
+
+// needsHeader returns the error for segment i, which has no intact header,
+// unless it is one that a crash has left while the log was made: the first of
+// all, with nothing written to it.
+func (r *recovery) needsHeader(i int) error {
+	s := r.l.ix.segs[i]
+	damage := &CorruptError{File: s.path, Reason: "the segment's header does not match its checksum"}
+	if i > 0 || r.state || s.epoch != 1 {
+		return damage
+	}
+	win := window{f: s.file, path: s.path}
+	for off := int64(segmentHeaderSize); ; off += windowSize {
+		b, err := win.bytes(off, windowSize)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) {
+			return damage
+		}
+		if len(b) < windowSize {
+			return nil
+		}
+	}
 }
 
 // replaySegment applies the frames of s. It returns where their chain ends and
@@ -245,6 +334,11 @@ func (r *recovery) settle(e end) error {
 				"offset", e.offset, "frames_dropped", r.torn.frames)
 		}
 	}
+	for _, s := range r.done {
+		if err := l.toSpare(s); err != nil {
+			return err
+		}
+	}
 	for n := len(l.ix.segs); n > keep; n-- { // the last first: there must never be a gap
 		s := l.ix.segs[n-1]
 		if err := l.toSpare(s); err != nil {
@@ -269,12 +363,8 @@ func (r *recovery) settle(e end) error {
 	if e.index < len(l.ix.segs) {
 		l.tail.active, l.tail.end = l.ix.segs[e.index], e.offset
 	} else {
-		epoch := uint32(1)
-		if e.index > 0 {
-			epoch = l.ix.segs[e.index-1].epoch + 1
-		}
 		l.prep.urgent.Store(true)
-		s, err := l.newSegment(epoch)
+		s, err := l.newSegment(1)
 		if err != nil {
 			return err
 		}
@@ -283,6 +373,20 @@ func (r *recovery) settle(e end) error {
 		l.tail.active, l.tail.end = s, segmentHeaderSize
 	}
 	l.durable.Store(uint64(at(l.tail.active.epoch, l.tail.end)))
+	return r.settleState()
+}
+
+// settleState makes the state file if it has to be there and is not.
+func (r *recovery) settleState() error {
+	l := r.l
+	if r.state || l.tail.active.version < fullLength {
+		return nil
+	}
+	if r.stateLost || l.tail.end > segmentHeaderSize || len(l.ix.segs) > 1 {
+		l.log.Warn("the state file of the inbox log was not there or not intact, and is made anew: whether segments are missing could not be told",
+			"file", l.join(stateName))
+	}
+	l.state.begin(l, l.tail.active.epoch)
 	return nil
 }
 

@@ -152,6 +152,20 @@ func (s *segment) readHeader() error {
 	return errBadHeader
 }
 
+// headerEpoch returns the epoch in an intact header of the file, or 0.
+func (s *segment) headerEpoch() uint32 {
+	b := make([]byte, segmentHeaderSize)
+	n, _ := s.file.ReadAt(b, 0) // what cannot be read does not check
+	clear(b[n:])
+	for _, at := range []int{0, headerCopyAt} {
+		h, le := b[at:at+headerBytes], binary.LittleEndian
+		if string(h[:8]) == segmentMagic && le.Uint32(h[44:]) == crc32.Checksum(h[:44], castagnoli) {
+			return le.Uint32(h[12:])
+		}
+	}
+	return 0
+}
+
 // makeSegment turns the spare file at from into segment epoch and makes it
 // durable. The rename is synced before anything is written, so that at no time
 // a file has the name of one segment and bytes of another.
@@ -167,15 +181,67 @@ func (l *Log) makeSegment(from string, epoch uint32, size int64) (_ *segment, er
 	if s.file, err = l.fs.OpenReadWrite(s.path, category); err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.path, err)
 	}
-	if _, err = s.file.WriteAt(s.header(), 0); err != nil {
+	if err = s.writeHeader(l); err != nil {
 		s.file.Close()
-		return nil, fmt.Errorf("write %s: %w", s.path, err)
+		return nil, err
 	}
-	if err = s.file.SyncData(); err != nil {
-		s.file.Close()
-		return nil, l.fail(s.path, err)
-	}
+	l.state.begin(l, epoch)
 	return s, nil
+}
+
+// writeHeader gives the file its full length, durably, and then its header: a
+// file with a header that is shorter has been cut.
+func (s *segment) writeHeader(l *Log) error {
+	short, err := s.short()
+	if err != nil {
+		return err
+	}
+	if short >= 0 {
+		if _, err := s.file.WriteAt([]byte{0}, s.size-1); err != nil {
+			return fmt.Errorf("write %s: %w", s.path, err)
+		}
+		if err := s.file.SyncData(); err != nil {
+			return fmt.Errorf("sync %s: %w", s.path, err) // nothing depends on it yet
+		}
+	}
+	if _, err := s.file.WriteAt(s.header(), 0); err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
+	}
+	if err := s.file.SyncData(); err != nil {
+		return l.fail(s.path, err)
+	}
+	return nil
+}
+
+// short returns the length of the file if that is less than the segment's size,
+// and otherwise -1.
+func (s *segment) short() (int64, error) {
+	fi, err := s.file.Stat()
+	if err != nil {
+		return -1, fmt.Errorf("stat %s: %w", s.path, err)
+	}
+	if fi.Size() < s.size {
+		return fi.Size(), nil
+	}
+	return -1, nil
+}
+
+// fullLength is the first format version whose segments have their full length
+// from the start.
+const fullLength = 4
+
+// checkLength returns a CorruptError if the file, whose header is known, has
+// been cut. used is how many bytes of it there must be in any case.
+func (s *segment) checkLength(used int64) error {
+	length, err := s.short()
+	if err != nil || length < 0 || s.version < fullLength && length >= used {
+		return err
+	}
+	want := used
+	if s.version >= fullLength {
+		want = s.size
+	}
+	return &CorruptError{File: s.path, Offset: length, Reason: fmt.Sprintf("the file ends here and had %d bytes", want)}
 }
 
 // MakeDir makes a directory and its parents, durably. What exists is synced,

@@ -177,7 +177,11 @@ func (l *Log) retire() bool {
 	if s.wanted.Store(true); s.pins.Load() > 0 || l.syncAll() != nil {
 		return false // the last reader wakes the keeper
 	}
-	if err := l.toSpare(s); err != nil {
+	err := l.disown(s)
+	if err == nil {
+		err = l.toSpare(s)
+	}
+	if err != nil {
 		l.log.Error("cannot free a segment of the inbox log; trying again later", "file", s.path, "error", err)
 		l.freeing.failed(l)
 		return false
@@ -192,6 +196,16 @@ func (l *Log) retire() bool {
 	l.segments.Store(int64(len(l.ix.segs)))
 	l.ix.mu.Unlock()
 	return true
+}
+
+// disown has the state file say that s, the oldest segment, is not needed any
+// more. From then on it may be missing; until it is, the next start removes it.
+func (l *Log) disown(s *segment) error {
+	exists, err := l.state.write(l, facts{oldest: s.epoch + 1, synced: position(l.durable.Load())})
+	if err != nil && !exists {
+		return nil // nothing says that it is needed
+	}
+	return err
 }
 
 // writeHints writes the hints that are missing. A failure costs time at the
