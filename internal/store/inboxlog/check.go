@@ -289,14 +289,22 @@ func (v *verifier) verifyFile(i int, goesOn bool, f func(file *verified, h frame
 	if err := v.verifySegment(file, &rep, f); err != nil {
 		return false, err
 	}
+	return rep.Sealed, v.verifyLength(file, goesOn)
+}
+
+// verifyLength looks whether a segment of the log has been cut. What is behind
+// the end of the log does not matter.
+func (v *verifier) verifyLength(file *verified, goesOn bool) error {
+	err := file.seg.checkLength(0)
 	var corrupt *CorruptError
-	if err := s.checkLength(0); goesOn && errors.As(err, &corrupt) {
-		file.damaged = true
-		v.problem(s.path, corrupt.Offset, corrupt.Reason, false)
-	} else if err != nil && corrupt == nil {
-		return false, err
+	if !errors.As(err, &corrupt) {
+		return err
 	}
-	return rep.Sealed, nil
+	if goesOn {
+		file.damaged = true
+		v.problem(corrupt.File, corrupt.Offset, corrupt.Reason, false)
+	}
+	return nil
 }
 
 // verifySegment reads the frames of one segment, after gaps, too.
