@@ -38,14 +38,21 @@ func (o *Options) sizeSegments() {
 			share := int64(1) << (bits.Len64(max(u.TotalBytes/diskShare, 1)) - 1)
 			o.SegmentSize = min(o.SegmentSize, max(share, minDefaultSegment))
 		}
-		for o.SegmentSize < 2*o.MaxRecord { // what goes with a record may be as large
-			o.SegmentSize *= 2
-		}
+		o.sized = true
+		o.fit(o.MaxRecord)
 	}
 	if o.DiskLimit > 0 {
-		o.SegmentSize = min(o.SegmentSize, o.DiskLimit/8)
+		o.SegmentSize, o.sized = min(o.SegmentSize, o.DiskLimit/8), false
 	}
 	o.SegmentSize = min(max(o.SegmentSize, minSegmentSize), maxSegmentSize) &^ (frameAlign - 1)
+}
+
+// fit makes a SegmentSize that was not given large enough for a record of size
+// bytes and for what goes with it, which may be as large.
+func (o *Options) fit(size int64) {
+	for o.sized && o.SegmentSize < min(2*size, maxSegmentSize) {
+		o.SegmentSize *= 2
+	}
 }
 
 // headroom returns how many bytes of a file system with total bytes stay free

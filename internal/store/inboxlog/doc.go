@@ -8,10 +8,12 @@
 //	0000000007.seg   a segment; the number is its epoch
 //	0000000007.hint  its ops without records, to start faster; may be absent
 //	spare-0000000003 a file to make a segment of: used before, or zeros
+//	state            what must be there; absent with segments of version 1 to 3 only
 //	*.tmp            unfinished; removed at the next start
 //
-// Epochs of the segments present have no gaps. All but the last one that has
-// frames are sealed. All integers are little-endian; uvarint is that of
+// Epochs of the segments present have no gaps, and the first is the oldest that
+// the state file names; one before that is not needed any more. All but the
+// last one that has frames are sealed. All integers are little-endian; uvarint is that of
 // encoding/binary; every checksum is CRC-32C.
 //
 // # Segment
@@ -20,10 +22,10 @@
 // is used. It is there twice, at 0 and at 2048, in case a sector goes bad:
 //
 //	 0  8 bytes "homingsg"
-//	 8  u32     format version: 3
+//	 8  u32     format version: 4
 //	12  u32     epoch
 //	16  u64     salt, random
-//	24  u64     size: no frame reaches beyond
+//	24  u64     size: no frame reaches beyond; the file is no shorter
 //	32  u64     time it was made, Unix ms
 //	40  u32     0
 //	44  u32     checksum of bytes 0-43
@@ -92,6 +94,25 @@
 // what had made the others dead is in the log: therefore all of the log is
 // synced before a hint gets its name. A hint that does not check is ignored.
 //
+// # State
+//
+// Two slots of 4096 bytes, written in turn and in place, each with this at 0 and
+// at 2048:
+//
+//	 0  8 bytes "homingst"
+//	 8  u32     format version
+//	12  u32     epoch of the oldest segment that is needed
+//	16  u64     number: of all that check, the highest counts
+//	24  u64     synced: everything before this position was synced
+//	32  u64     time, Unix ms
+//	40  u32     0
+//	44  u32     checksum of bytes 0-43
+//
+// It is made, complete before it has its name, once a segment of version 4 has
+// its header, and written before a segment is freed and by Close. What it says
+// stays true, so an older slot does as well where a crash has torn the newer.
+// Writing it needs no room on the disk.
+//
 // # Version rule
 //
 // A new kind of op or frame, or any change of the above, raises the format
@@ -104,10 +125,13 @@
 //	1  a name is a client ID, of at most 65535 bytes
 //	2  names of the server's own inboxes, with U+0000 in front, and 65551 bytes
 //	3  records of renamed messages (mq.AppendRecord), and delayed messages
+//	4  the file of a segment has its full length before its header is written,
+//	   and there is a state file
 //
 // A reader of version 1 would take a longer name for damage, and a retained
 // message for one of a client with an odd name. One of version 2 would drop
-// renamed messages as damaged and delayed ones as too old.
+// renamed messages as damaged and delayed ones as too old. One of version 3 would
+// free segments and leave the state file behind, which would call them missing.
 //
 // # What is live, and getting space back
 //
@@ -117,13 +141,17 @@
 // refers to: it lies behind it. Before a segment is freed, everything written
 // so far is synced, so what ended its entries does not vanish in a power loss
 // that the freeing survives. When the log is more than twice what is live, plus
-// four segments (or at the disk limit and a sixth of it dead), the live rest of the
+// four segments (or at the disk limit, or on a full file system, and a sixth of
+// it dead), the live rest of the
 // oldest segment is moved to the end, whatever else is dead in the middle. At
 // that ratio, half of the space that is passed over is got back. Order, seqs,
 // flags and put times stay.
 //
 // A move is written before the ops that wait, from what the index says after
 // all ops that are written. So in the log no move follows the end of its entry.
+//
+// The state file says durably that a segment is not needed before it is freed;
+// after a crash in between the next start frees it.
 //
 // A freed segment is renamed to a spare, the directory is synced, and only then
 // anything else happens; a spare is renamed to a segment and the directory
@@ -157,13 +185,56 @@
 // A power loss thus always leads back to a state the log once had, not older
 // than the last sync; a kill to one not older than the last write.
 //
-// What cannot be told is damage to the very last commit after a crash, since
-// nothing behind it says that it was synced. Close writes a mark for that.
+// What is gone as a whole is told likewise:
+//
+//   - The oldest segment: the state file names it. It also tells a log that has
+//     lost all of its segments from one that is new.
+//   - Any other: the next segment has its name and header, both synced, before
+//     the one before it is sealed. So a seal without an intact segment behind it
+//     is damage, as is a gap between epochs.
+//   - The end of a file: it had its full length before its header was written.
+//   - A header: behind a seal, and in the segment that the state file names, it
+//     was synced. Only the first segment of a log that was being made may have
+//     none, and then there is nothing but zeros in it.
+//   - The end of the log after Close: a mark and the state file say where it was.
+//
+// What cannot be told is damage to the very last commits after a crash, if none
+// behind them is left to say that they were synced. Without an intact state file, which
+// is logged and reported, the oldest segment may be missing unnoticed; it is made
+// anew.
+//
+// # Check and Repair
+//
+// Check reads every byte, goes on behind damage, and asks the code of Open
+// whether the log opens. Not all damage keeps it from that: segments with a hint
+// are not read as a whole at the start, so a damaged message in one shows when
+// it is read, or in Check. Repair gives renamed segments their names back and
+// replaces damaged and missing ones by sealed ones with what checks. It gives
+// the spares' room away first, and needs as much as it saves.
+//
+// # The file system's room
+//
+// The disk is looked at once a second while the log is used, by whoever would be
+// refused, and by the keeper while it is full. It is full when what is free, the
+// spares included, is less than 5 % (without a DiskLimit) or less than KeepFree
+// and two segments. Then puts are refused, hints are not written and spares are
+// given back but for one. When there is room again, everything that has failed
+// for want of it is tried at once. No state but a failed sync needs a restart.
+//
+// Acknowledgements must get through on a disk that others have filled to the
+// last byte. So the next segment is made early, with all of its blocks if the
+// disk may be full soon; puts and moves use the end of a segment only if there
+// is a next one; and when there is none, acknowledgements leave room for the live
+// rest of the oldest segment, so that it can be freed. Only when there are so
+// many that the keeper cannot make room as fast are they refused for a moment.
+// Acknowledgements as large as their messages, of inboxes that all lie in all
+// segments, need more room than there is: they wait for it.
 //
 // # Failures
 //
 // A write that fails (disk full) fails its commit: nothing of it is visible,
-// the tail stays where it was. Its ops other than puts are written again at
+// the tail stays where it was. If there is no room, the spares are given back and it
+// is written again first. Its ops other than puts are written again at
 // once without the puts, and if that fails, too, those nobody waits for go with
 // the next commit. A sync that fails is final, because the kernel forgets
 // unwritten pages when it reports the error, and the next sync would succeed:
@@ -174,11 +245,11 @@
 //
 // The committer is the only goroutine that writes frames and changes entries.
 // It hands each commit to the completer, which calls Done; it asks the preparer
-// for the next segment when one is half full. The keeper frees segments, moves
+// for the next segment when an eighth of one is used. The keeper frees segments, moves
 // entries (through the committer) and writes hints. With SyncInterval one more
 // syncs.
 //
-// Lock order: syncMu, then tail.mu. index.mu, queue.mu and spares.mu are
+// Lock order: syncMu, then tail.mu. state.mu, then index.mu. index.mu, queue.mu and spares.mu are
 // leaves: nothing else is locked, called back or read while they are held.
 // A read raises its segments' pins under index.mu; a segment with pins is not
 // freed.

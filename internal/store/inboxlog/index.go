@@ -29,6 +29,7 @@ type index struct {
 	live      int64      // bytes of segments still needed, by estimate
 	sealed    int64      // bytes of frames in sealed segments
 	entryN    int64
+	largest   uint32 // record found by recovery, in bytes
 	expireAt  uint32 // slot where Expired goes on
 	expireSeq uint64 // and the seq in it after which
 }

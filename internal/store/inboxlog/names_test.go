@@ -317,11 +317,13 @@ func TestOldFormat(t *testing.T) {
 	downgrade(t, r.fs)
 	r.open()
 	hinted, old := 0, r.l.tail.active
+	r.l.ix.mu.Lock()
 	for _, s := range r.l.ix.segs {
 		if s.sealed && s.hinted {
 			hinted++
 		}
 	}
+	r.l.ix.mu.Unlock()
 	if hinted < 3 || old.version != 1 || old.size-r.l.tail.end < 1000 {
 		t.Fatalf("%d hints were used, the last segment has version %d", hinted, old.version)
 	}

@@ -59,6 +59,7 @@ type Options struct {
 
 	Observer Observer
 
+	sized bool          // SegmentSize was not given
 	look  time.Duration // between looks at the file system's use; tests lower it
 	slack int64         // segments the log may have however little is live; tests lower it
 }

@@ -18,6 +18,7 @@ func (l *Log) recover() error {
 		return err
 	}
 	l.opts.Clock.Resume(r.last(end))
+	l.opts.fit(int64(l.ix.largest)) // or it could not be moved
 	l.removeLeftovers()
 	if err := r.settle(end); err != nil {
 		return err
@@ -169,47 +170,47 @@ type end struct {
 // replay applies the log to the index up to its end.
 func (r *recovery) replay(hints map[uint32]bool) (end, error) {
 	segs := r.l.ix.segs
-	for i, s := range segs {
-		err := s.readHeader()
-		if err != nil && !errors.Is(err, errBadHeader) {
+	for i := range segs {
+		e := end{i, segmentHeaderSize, false}
+		goesOn, err := r.replayFile(&e, hints)
+		if err != nil {
 			return end{}, err
 		}
-		e := end{i, segmentHeaderSize, err == nil}
-		if e.header {
-			if hints[s.epoch] {
-				ok, err := r.replayHint(s)
-				if err != nil {
-					return end{}, err
-				}
-				if ok {
-					if err := s.checkLength(s.sealAt + sealSize); err != nil {
-						return end{}, err
-					}
-					continue
-				}
-			}
-			var sealed bool
-			if e.offset, sealed, err = r.replaySegment(s); err != nil {
-				return end{}, err
-			}
-			if sealed {
-				s.sealed, s.sealAt, s.commit = true, e.offset, r.commit
-			}
-			if err := s.checkLength(0); err != nil {
-				return end{}, err
-			}
-			if sealed {
-				continue
-			}
-		} else if err := r.needsHeader(i); err != nil {
-			return end{}, err
+		if !goesOn {
+			return e, r.check(e, hints)
 		}
-		return e, r.check(e, hints)
 	}
 	if len(segs) == 0 {
 		return end{}, nil
 	}
 	return end{}, r.missing(segs[len(segs)-1].epoch+1, "the one before it is sealed, and the next is ready before that happens")
+}
+
+// replayFile applies segment e.index. It reports whether the log goes on in the
+// next; otherwise it completes e.
+func (r *recovery) replayFile(e *end, hints map[uint32]bool) (goesOn bool, err error) {
+	s := r.l.ix.segs[e.index]
+	if err := s.readHeader(); errors.Is(err, errBadHeader) {
+		return false, r.needsHeader(e.index)
+	} else if err != nil {
+		return false, err
+	}
+	e.header = true
+	if hints[s.epoch] {
+		if ok, err := r.replayHint(s); err != nil || ok {
+			if err == nil {
+				err = s.checkLength(s.sealAt + sealSize)
+			}
+			return ok, err
+		}
+	}
+	if e.offset, goesOn, err = r.replaySegment(s); err != nil {
+		return false, err
+	}
+	if goesOn {
+		s.sealed, s.sealAt, s.commit = true, e.offset, r.commit
+	}
+	return goesOn, s.checkLength(0)
 }
 
 // needsHeader returns the error for segment i, which has no intact header,
@@ -395,6 +396,7 @@ func (r *recovery) settleState() error {
 func (ix *index) replay(op *diskOp, epoch uint32) {
 	switch op.kind {
 	case opPut, opMove, opRef:
+		ix.largest = max(ix.largest, op.size)
 		for i := range op.targets {
 			t := &op.targets[i]
 			e := entry{

@@ -400,6 +400,20 @@ func TestDiskFreeAgain(t *testing.T) {
 	}
 }
 
+// Whoever would be refused because the disk was full looks again first.
+func TestAdmitLooksAgain(t *testing.T) {
+	f := newFiller(t, newSmallDisk(1<<20), Options{SegmentSize: minSegmentSize, look: time.Hour}, 1)
+	defer func() { f.l.Close() }()
+	f.l.disk.full.Store(true)
+	if codeOf(f.l.Admit(1)) != mq.StoreFull {
+		t.Error("looked more than once in an hour")
+	}
+	f.l.disk.looked.Store(0) // the hour is over
+	if err := f.l.Admit(1); err != nil {
+		t.Errorf("nobody looked: %v", err)
+	}
+}
+
 // Spares are given back when the file system is short of room, and count as
 // free until then.
 func TestSparesAreGivenBack(t *testing.T) {
@@ -427,8 +441,14 @@ func TestSparesAreGivenBack(t *testing.T) {
 			t.Fatalf("no spare was given back: %+v", f.l.Metrics())
 		}
 	}
-	if err := f.l.Admit(1); err != nil {
-		t.Errorf("with the spares there is room: %v", err)
+	for deadline := time.Now().Add(10 * time.Second); f.l.spares.count() > keptSpares; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d spares are kept", f.l.spares.count())
+		}
+	}
+	d.fill(100 << 10) // two segments with the spare only
+	if f.l.lookNow(); f.l.Admit(1) != nil {
+		t.Errorf("with the spare there is room: %+v", f.l.Metrics())
 	}
 	if err := f.l.Close(); err != nil {
 		t.Fatal(err)
@@ -440,4 +460,30 @@ func TestSparesAreGivenBack(t *testing.T) {
 	}
 	f.open()
 	f.verify()
+}
+
+// A segment made after the limit of records was lowered still holds those that
+// are stored: they must be movable.
+func TestSegmentSizeFitsWhatIsStored(t *testing.T) {
+	fs := vfs.NewMem()
+	fs.TestingSetDiskUsage(vfs.DiskUsage{TotalBytes: 32 << 20, AvailBytes: 32 << 20})
+	r := &results{ch: make(chan error, 1)}
+	l, err := Open(Options{FS: fs, Dir: dir, MaxRecord: 1 << 20, Done: r.done})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := do(l, r, mq.Op{Kind: mq.OpPut, Inbox: l.Inbox("c"), Seq: 1, Record: make([]byte, 1<<20)}); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if l, err = Open(Options{FS: fs, Dir: dir, MaxRecord: 1 << 10, Done: r.done}); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if l.opts.SegmentSize < 2<<20 {
+		t.Errorf("segments of %d bytes", l.opts.SegmentSize)
+	}
+	if n := len(seqsOf(t, l, "c")); n != 1 {
+		t.Errorf("%d of 1 message is there", n)
+	}
 }
