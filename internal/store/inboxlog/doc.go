@@ -217,7 +217,7 @@
 // The disk is looked at once a second while the log is used, by whoever would be
 // refused, and by the keeper while it is full. It is full when what is free, the
 // spares included, is less than 5 % (without a DiskLimit) or less than KeepFree
-// and two segments. Then puts are refused, hints are not written and spares are
+// and two segments. Then puts are refused and spares are
 // given back but for one. When there is room again, everything that has failed
 // for want of it is tried at once. No state but a failed sync needs a restart.
 //

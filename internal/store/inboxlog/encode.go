@@ -74,10 +74,10 @@ func (c *committer) makeWay(need int64, put bool) error {
 func (c *committer) kept() int64 { return max(c.l.tail.active.rest(), c.moveRoom()) }
 
 // moveRoom returns how many bytes moves need to free a segment, if the disk is
-// full and there is no other segment to write them to.
+// nearly full and there is no other segment to write them to.
 func (c *committer) moveRoom() int64 {
 	l := c.l
-	if c.next != nil || !l.disk.full.Load() {
+	if c.next != nil || !l.disk.near.Load() {
 		return 0
 	}
 	l.ix.mu.Lock()

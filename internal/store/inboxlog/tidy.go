@@ -211,7 +211,7 @@ func (l *Log) disown(s *segment) error {
 // writeHints writes the hints that are missing. A failure costs time at the
 // next start only.
 func (l *Log) writeHints() {
-	if l.hinting.waits(l) || l.disk.full.Load() {
+	if l.hinting.waits(l) || l.disk.short.Load() {
 		return // what room there is others need more
 	}
 	l.ix.mu.Lock()
