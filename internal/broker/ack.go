@@ -98,6 +98,7 @@ func (s *Session) acknowledge(e *inflight, b *Batch) {
 		s.b.Stats.Direct.Add(1)
 	case volatile:
 		s.hold(-len(e.rec))
+		s.endIdentifier(e.seq)
 	case writing, durable:
 		s.held--
 		s.heldBytes -= int64(e.size)
@@ -107,7 +108,11 @@ func (s *Session) acknowledge(e *inflight, b *Batch) {
 		s.b.Stats.Acked.Add(1)
 	}
 	s.observeAck(b.mono - e.sentAt)
+	first := e == s.win.at(0)
 	s.win.finish(e)
+	if !first || s.late&lateNow != 0 {
+		s.lookBehind(b)
+	}
 	if s.behind() {
 		b.pump(s)
 	} else {

@@ -27,6 +27,8 @@ func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
 			owner.Complete(0, codeIf(err), batch)
 		case *later:
 			b.laterDone(owner, op, err, batch)
+		case *naming:
+			owner.named(op, err, batch)
 		case *waiter:
 			owner.done <- err
 		}
@@ -67,7 +69,7 @@ func (s *Session) receivedDone(op *mq.Op, err error, b *Batch) {
 	default:
 		if e := s.win.findSeq(op.Seq); e != nil && e.state != acked {
 			e.flags |= mq.FlagReceived // the entry may be of a later connection
-			s.conn.SendAck(Pubrel, packetID(op.Seq), mq.OK, b)
+			s.conn.SendAck(Pubrel, s.packetID(op.Seq), mq.OK, b)
 		}
 	}
 }
@@ -104,8 +106,9 @@ func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
 		s.b.drop(dropOf(err))
 		s.count--
 		s.bytes -= int64(len(q.rec))
+		s.endIdentifier(q.seq)
 		s.tail.kill(q)
-	} else if q.state = durable; s.blocked(q.seq) {
+	} else if q.state = durable; s.blocked() {
 		s.backlog = max(s.backlog, q.seq)
 		s.tail.kill(q)
 	}
@@ -140,6 +143,12 @@ func (b *Broker) wait(ops ...mq.Op) error {
 func (s *Session) change(op mq.Op) {
 	s.b.store.Submit(op)
 	s.changedAt = monotonic() // after, see confirmed
+}
+
+// changeTogether is change for several ops, as one unit.
+func (s *Session) changeTogether(ops []mq.Op) {
+	s.b.store.SubmitGroup(ops)
+	s.changedAt = monotonic()
 }
 
 // showed notes that what was submitted before a time shows in the store: ops are

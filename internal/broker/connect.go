@@ -180,6 +180,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.deadline = 0
 	s.will = req.Will
 	s.conn = req.Conn
+	s.late &^= lateReported
 	s.receiveMax = int32(req.ReceiveMax)
 	s.retain = req.Retain
 	if resume && !s.loaded {
@@ -215,6 +216,7 @@ func (s *Session) detach(b *Batch) Conn {
 	s.b.Stats.Connected.Add(-1)
 	s.depart()
 	s.rewind()
+	s.setOvertaken(false)
 	if s.traffic == &noTraffic {
 		return old
 	}
@@ -248,6 +250,7 @@ func (s *Session) detachEntry(e *inflight, b *Batch) {
 		s.requeue(e)
 	case volatile:
 		s.hold(-len(e.rec))
+		s.endIdentifier(e.seq)
 		if e.lent {
 			s.giveBack(e, b)
 		} else if e.flags&mq.FlagReceived == 0 {
@@ -282,6 +285,7 @@ func (s *Session) detachQueued(q *queued, b *Batch) {
 	case durable: // the store has it, and is read from the beginning next time
 	case volatile:
 		s.hold(-len(q.rec))
+		s.endIdentifier(q.seq)
 		s.b.drop(mq.DropOffline)
 		b.complete(q.origin, q.token, mq.NoTarget)
 	}
@@ -378,6 +382,10 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 	s.loaded = true
 	clearing := s.count > 0
 	op := mq.Op{Kind: mq.OpClear, Inbox: s.inbox, Seq: s.nextSeq - 1}
+	ops := []mq.Op{op}
+	if ids := s.win.ids; ids != nil && ids.box != mq.NoInbox {
+		ops = append(ops, mq.Op{Kind: mq.OpClear, Inbox: ids.box, Seq: op.Seq})
+	}
 	hadMeta, before := s.metaSet, s.count
 	s.mu.Unlock()
 	for _, filter := range shared {
@@ -392,11 +400,11 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 	}
 	switch {
 	case lost && !clean:
-		if err := s.adopt(); err != nil {
+		if err := s.adopt(ops[1:]); err != nil {
 			return err
 		}
 	case clearing:
-		if err := s.b.wait(op); err != nil {
+		if err := s.b.wait(ops...); err != nil {
 			return err
 		}
 		s.countCleared(before)
@@ -404,6 +412,9 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 	if lost && s.b.Stats.Orphans.Load() > 0 {
 		s.b.Stats.Orphans.Add(-1)
 	}
+	s.mu.Lock()
+	s.forgetIdentifiers()
+	s.mu.Unlock()
 	if hadMeta {
 		unlock := s.keepSubscriptions()
 		err := s.b.store.DeleteSession(s.id)

@@ -33,8 +33,9 @@
 // Packet identifiers towards a target are a function of the sequence
 // (seq mod 65535 + 1). So a redelivery has the same identifier as the first
 // delivery, also after a crash, which is what QoS 2 needs, and nothing has to
-// remember it. Entries whose identifiers would collide are never in the window
-// together.
+// remember it. While an entry is not acknowledged, seqs with its identifier are
+// passed over; an entry that has such a seq already gets an identifier of its own,
+// which the store has before it is sent. See identifiers.
 //
 // # Locks
 //

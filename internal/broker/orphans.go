@@ -67,10 +67,9 @@ func (s *Session) orphaned() bool {
 
 // adopt makes the messages of an orphaned inbox those of the session that
 // begins. What the client had sent PUBREC for it has; it knows nothing of that
-// exchange any more, since CONNACK tells it that the session is new. s is busy and
-// unlocked.
-func (s *Session) adopt() error {
-	var ops []mq.Op
+// exchange any more, since CONNACK tells it that the session is new. ops are done
+// with it. s is busy and unlocked.
+func (s *Session) adopt(ops []mq.Op) error {
 	var list [64]mq.Entry
 	for after := uint64(0); ; {
 		found := s.b.store.List(s.inbox, after, len(list), list[:0])

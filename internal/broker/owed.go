@@ -56,9 +56,7 @@ func (s *Session) sendRetainedApart() {
 		batch := Batch{patient: true}
 		batch.Begin()
 		s.mu.Lock()
-		if s.traffic != &noTraffic {
-			s.owing = false
-		}
+		s.owing = false
 		s.pumpLocked(&batch)
 		batch.Flush()
 	})
@@ -67,7 +65,7 @@ func (s *Session) sendRetainedApart() {
 // sendRetained sends some retained messages [MQTT3-3.3.1-6], and reports whether there may be
 // more to do. s is locked; the lock is released meanwhile.
 func (s *Session) sendRetained(b *Batch) bool {
-	if !s.win.admits(s.nextSeq, s.receiveMax) {
+	if !s.win.room(s.receiveMax) {
 		return false
 	}
 	o, conn, filter := s.owed[0], s.conn, s.owed[0].sub.Filter
@@ -199,7 +197,7 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 		s.b.drop(mq.DropTooLarge)
 	case kept:
 		s.keep(&d, b)
-	case !s.win.admits(s.nextSeq, s.receiveMax):
+	case !s.admitsNext():
 		return false
 	default:
 		return s.sendNow(&d, s.persistent(), b)

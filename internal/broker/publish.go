@@ -196,7 +196,7 @@ func (s *Session) deliver(d *delivery, b *Batch) {
 		s.b.refuse(d, mq.DropTooLarge, mq.NoTarget, b)
 	case !online && !keep:
 		s.b.refuse(d, mq.DropOffline, mq.NoTarget, b)
-	case online && !s.behind() && (d.qos == 1 && !d.grouped || !store) && s.win.admits(s.nextSeq, s.receiveMax) && s.sendNow(d, store, b):
+	case online && !s.behind() && (d.qos == 1 && !d.grouped || !store) && s.admitsNext() && s.sendNow(d, store, b):
 	case store:
 		s.keep(d, b)
 	default:
@@ -317,8 +317,7 @@ func (s *Session) keep(d *delivery, b *Batch) {
 	}
 	in := s.box()
 	s.flushPending(s.nextSeq)
-	seq := s.nextSeq
-	s.nextSeq++
+	seq := s.allot()
 	flags := mq.Flags(d.qos)
 	if s.b.survives(d, s) {
 		flags |= mq.FlagKeep
@@ -357,8 +356,7 @@ func (s *Session) queue(d *delivery, b *Batch) {
 		s.b.refuse(d, mq.DropSlowConsumer, code, b)
 		return
 	}
-	q := queued{seq: s.nextSeq, rec: d.record(), state: volatile, flags: mq.Flags(d.qos)}
-	s.nextSeq++
+	q := queued{seq: s.allot(), rec: d.record(), state: volatile, flags: mq.Flags(d.qos)}
 	s.hold(len(q.rec))
 	if d.kind == P2P {
 		q.origin, q.token = d.origin, d.token
@@ -443,11 +441,16 @@ func (s *Session) firstKept() *queued {
 	return nil
 }
 
-// forget removes an entry from the store.
+// forget removes an entry from the store, and its packet identifier.
 func (s *Session) forget(seq uint64, size int) {
 	s.count--
 	s.bytes -= int64(size)
-	s.change(mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: seq})
+	op := mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: seq}
+	if name := s.unname(seq); name.Kind != 0 {
+		s.changeTogether([]mq.Op{op, name})
+		return
+	}
+	s.change(op)
 }
 
 func codeOf(err error) mq.Code {

@@ -90,7 +90,7 @@ func (s *Session) spill() {
 		q := s.tail.at(0)
 		switch {
 		case q.state == acked:
-		case !s.blocked(q.seq):
+		case !s.blocked():
 			return
 		case q.state == durable:
 			s.backlog = max(s.backlog, q.seq)
@@ -105,8 +105,8 @@ func (s *Session) spill() {
 }
 
 // blocked reports whether an entry of the tail cannot be sent now.
-func (s *Session) blocked(seq uint64) bool {
-	return s.conn == nil || s.full || !s.win.admits(max(seq, s.cursor+1), s.receiveMax)
+func (s *Session) blocked() bool {
+	return s.conn == nil || s.full || !s.win.room(s.receiveMax)
 }
 
 // sendQueued sends the first entry of the tail.
@@ -128,7 +128,7 @@ func (s *Session) sendQueued(b *Batch) bool {
 		return true
 	}
 	qos := mq.QoS(q.flags & mq.FlagQoS)
-	if !s.win.admits(q.seq, s.receiveMax) || qos == 2 && q.state == writing {
+	if !s.win.room(s.receiveMax) || qos == 2 && q.state == writing {
 		return false
 	}
 	e := inflight{
@@ -141,6 +141,9 @@ func (s *Session) sendQueued(b *Batch) bool {
 		s.cursor = max(s.cursor, q.seq)
 		s.tail.pop()
 		return true
+	}
+	if !s.identify(q.seq, q.state != volatile) {
+		return false
 	}
 	switch s.sendPublish(m, qos, &e, b) {
 	case SendFull:
@@ -159,7 +162,7 @@ func (s *Session) sendQueued(b *Batch) bool {
 func (s *Session) sendPublish(m *mq.Message, qos mq.QoS, e *inflight, b *Batch) SendResult {
 	dup := e.seq <= s.sentTo
 	h := s.header(m, qos)
-	h.Seq, h.PacketID, h.Dup = e.seq, packetID(e.seq), dup
+	h.Seq, h.PacketID, h.Dup = e.seq, s.packetID(e.seq), dup
 	r := s.conn.SendPublish(m, h, b)
 	switch r {
 	case Sent:
@@ -194,6 +197,7 @@ func (s *Session) giveUp(e *inflight, code mq.Code, b *Batch) {
 	b.complete(e.origin, e.token, code)
 	if e.state == volatile {
 		s.hold(-len(e.rec))
+		s.endIdentifier(e.seq)
 		return
 	}
 	s.forget(e.seq, int(e.size))
@@ -202,7 +206,7 @@ func (s *Session) giveUp(e *inflight, code mq.Code, b *Batch) {
 // sendStored reads entries above the cursor up to a seq from the store,
 // without the lock, and sends them.
 func (s *Session) sendStored(to uint64, b *Batch) bool {
-	if !s.win.admits(s.cursor+1, s.receiveMax) {
+	if !s.win.room(s.receiveMax) {
 		return false
 	}
 	conn, from, in := s.conn, s.cursor, s.inbox
@@ -253,7 +257,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 		s.cursor = max(s.cursor, en.Seq)
 		return true
 	}
-	if !s.win.admits(en.Seq, s.receiveMax) {
+	if !s.win.room(s.receiveMax) {
 		return false
 	}
 	if en.Flags&mq.FlagReceived != 0 {
@@ -280,6 +284,9 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	if en.Flags&mq.FlagSent != 0 {
 		s.sentTo = max(s.sentTo, en.Seq)
 	}
+	if !s.identify(en.Seq, true) {
+		return false
+	}
 	switch s.sendPublish(m, qos, &e, b) {
 	case SendFull:
 		s.full = true
@@ -294,7 +301,7 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 // [MQTT-4.4.0-1] [MQTT3-4.4.0-1]. size is that of its record, which need not be
 // there.
 func (s *Session) oweRelease(en *mq.Entry, size int, b *Batch) {
-	s.conn.SendAck(Pubrel, packetID(en.Seq), mq.OK, b)
+	s.conn.SendAck(Pubrel, s.packetID(en.Seq), mq.OK, b)
 	s.held++
 	s.heldBytes += int64(size)
 	s.win.push(inflight{seq: en.Seq, size: uint32(size), state: durable, flags: en.Flags})

@@ -116,6 +116,7 @@ func (s *Session) evictIdle() {
 	if gone && s.inbox != mq.NoInbox {
 		// Before anybody can make a new session with the same handle.
 		s.b.store.Forget(s.inbox)
+		s.forgetIdentifiers()
 	}
 	s.mu.Unlock()
 	sh.mu.Unlock()

@@ -45,6 +45,8 @@ type Session struct {
 	purged    bool // see Broker.purged
 	unmarked  bool // something was sent that the store has without FlagSent
 	lingering bool // on the wheel
+	owing     bool // a goroutine is about to send retained messages
+	late      late // see lookBehind
 
 	will    *Will  // to be published when the connection ends, or later; nil: none
 	share   *share // nil: has nothing to do with shared subscriptions
@@ -86,8 +88,7 @@ type traffic struct {
 	dropFrom, dropTo, lowTo uint64
 	unsafe                  uint64 // no entry of the window below is pending
 
-	owed  []*owed // subscriptions whose retained messages are not all sent
-	owing bool    // a goroutine is about to send them
+	owed []*owed // subscriptions whose retained messages are not all sent
 
 	pendingBytes int64 // in memory only: pending and volatile entries
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
@@ -104,7 +105,7 @@ func (s *Session) own() {
 
 // disown gives it up where it says nothing. The session is offline.
 func (s *Session) disown() {
-	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && len(s.owed) == 0 {
+	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && len(s.owed) == 0 && s.win.ids == nil {
 		s.traffic = &noTraffic
 	}
 }
@@ -147,6 +148,9 @@ func (s *Session) open() {
 	s.nextSeq = s.b.store.NextSeq(s.inbox)
 	s.rewind()
 	s.recount()
+	if s.count > 0 {
+		s.loadIdentifiers()
+	}
 }
 
 // recount takes count and bytes from the store, and adds what is submitted and

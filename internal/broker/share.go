@@ -273,7 +273,7 @@ func (m *member) take(msg *mq.Message, h Header, b *Batch) SendResult {
 			return Sent
 		}
 		s.full = s.full || r == SendFull // Drained pumps then, and feeds
-	case s.win.admits(s.nextSeq, s.receiveMax):
+	case s.admitsNext():
 		s.own()
 		if s.sendNow(&delivery{m: &own, qos: qos, kind: PubSub, origin: m, token: h.Seq, lent: true}, false, b) {
 			return Sent

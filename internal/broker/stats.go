@@ -39,6 +39,7 @@ type Stats struct {
 	Groups    atomic.Int64 // shared subscriptions
 	Delayed   atomic.Int64 // messages accepted by PublishLater and not published
 	Orphans   atomic.Int64 // inboxes of sessions that were lost before the start, whose clients have not come back
+	Overtaken atomic.Int64 // connections with a message that was overtaken by many acknowledgements
 }
 
 func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }

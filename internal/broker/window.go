@@ -28,26 +28,39 @@ type inflight struct {
 	nokeep bool // pending: to be dropped, not stored, when the connection ends
 }
 
-// packetID is the packet identifier of an entry; see the package comment.
+// packetID is the packet identifier that follows from a seq; see identifiers for
+// those that have another.
 // [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1] [MQTT3-2.3.1-1] [MQTT3-2.3.1-4]
 func packetID(seq uint64) uint16 { return uint16(seq%65535) + 1 }
 
-// window is a ring of inflight entries in order of seq.
+// window is a ring of inflight entries in order of seq. Its memory is in
+// proportion to the entries that are not acknowledged.
 type window struct {
 	ring  []inflight
 	head  int
 	n     int // entries, acked ones in the middle included
 	unack int // entries that are not acked: what Receive Maximum counts
+	ids   *identifiers
 }
 
 func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)] }
 
-// admits reports whether seq may be sent now: room under the receive maximum,
-// and a packet identifier nobody in the window has.
+// room reports whether another entry may be sent under the receive maximum.
 // [MQTT-3.3.4-9] [MQTT-4.9.0-1] [MQTT-4.9.0-2]
-func (w *window) admits(seq uint64, receiveMax int32) bool {
-	return w.unack < int(receiveMax) && (w.n == 0 || seq-w.at(0).seq < 65535)
+func (w *window) room(receiveMax int32) bool { return w.unack < int(receiveMax) }
+
+// free reports whether nobody has the packet identifier that follows from a seq,
+// which is above those in the window.
+func (w *window) free(seq uint64) bool {
+	if w.ids == nil && (w.n == 0 || seq-w.at(0).seq < 65535) {
+		return true // nearly always
+	}
+	return w.unused(packetID(seq))
 }
+
+// unused reports whether no entry has the packet identifier, one that waits to be
+// sent again included.
+func (w *window) unused(pid uint16) bool { return !w.ids.has(pid) && w.find(pid) == nil }
 
 func (w *window) push(e inflight) *inflight {
 	if w.n == len(w.ring) {
@@ -60,26 +73,78 @@ func (w *window) push(e inflight) *inflight {
 	return p
 }
 
+// grow makes place for another entry: acknowledged ones in the middle leave, or
+// the ring becomes larger.
 func (w *window) grow() {
-	ring := make([]inflight, max(4, 2*len(w.ring)))
-	for i := range w.n {
-		ring[i] = *w.at(i)
+	size := max(4, len(w.ring))
+	for size < 2*w.unack {
+		size *= 2
 	}
-	w.ring, w.head = ring, 0
+	for size > 16 && size > 8*w.unack { // it was larger for a while
+		size /= 2
+	}
+	ring, n := make([]inflight, size), 0
+	for i := range w.n {
+		if e := w.at(i); e.state != acked {
+			ring[n] = *e
+			n++
+		}
+	}
+	w.ring, w.head, w.n = ring, 0, n
 }
 
-// find returns the unacknowledged entry with a packet identifier, or nil.
+// find returns the unacknowledged entry with a packet identifier, or nil. What has
+// it is usually the last seq, or the only one in the window, from which it follows.
 func (w *window) find(pid uint16) *inflight {
 	if w.n == 0 || pid == 0 {
 		return nil
 	}
-	first := w.at(0).seq
-	ahead := (uint64(pid-1) + 65535 - first%65535) % 65535
-	e := w.findSeq(first + ahead)
-	if e == nil || e.state == acked {
+	if seq, ok := w.ids.seq(pid); ok {
+		return w.live(seq)
+	}
+	first, last := w.at(0).seq, w.at(w.n-1).seq
+	back := (last%65535 + 65535 - uint64(pid-1)) % 65535
+	if back > last-first {
 		return nil
 	}
-	return e
+	seq := last - back
+	if e := w.follows(seq); e != nil {
+		return e
+	}
+	// Further back, where some have not been acknowledged for long: there are few
+	// of them, or few seqs that it can be.
+	if old := w.search(seq); uint64(old) <= (seq-first)/65535 {
+		for i := old - 1; i >= 0; i-- {
+			if s := w.at(i).seq; packetID(s) == pid {
+				if e := w.follows(s); e != nil {
+					return e
+				}
+			}
+		}
+		return nil
+	}
+	for ; seq-first >= 65535; seq -= 65535 {
+		if e := w.follows(seq - 65535); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// live returns the unacknowledged entry with a seq, or nil.
+func (w *window) live(seq uint64) *inflight {
+	if e := w.findSeq(seq); e != nil && e.state != acked {
+		return e
+	}
+	return nil
+}
+
+// follows is live, of an entry whose packet identifier follows from the seq.
+func (w *window) follows(seq uint64) *inflight {
+	if _, other := w.ids.of(seq); other {
+		return nil
+	}
+	return w.live(seq)
 }
 
 // findSeq returns the entry with a seq, or nil.
@@ -99,6 +164,14 @@ func (w *window) search(seq uint64) int {
 	}
 	if d := seq - w.at(0).seq; d < uint64(w.n) && w.at(int(d)).seq == seq {
 		return int(d)
+	}
+	// Behind one that is not acknowledged for long, from the other end.
+	last := w.at(w.n - 1).seq
+	if seq > last {
+		return w.n
+	}
+	if d := last - seq; d < uint64(w.n) && w.at(w.n-1-int(d)).seq == seq {
+		return w.n - 1 - int(d)
 	}
 	lo, hi := 0, w.n
 	for lo < hi {
@@ -122,7 +195,9 @@ func (w *window) finish(e *inflight) {
 	}
 }
 
-func (w *window) reset() { *w = window{} }
+// reset empties the window. Packet identifiers stay with their entries, which may
+// be sent again.
+func (w *window) reset() { *w = window{ids: w.ids} }
 
 // queued is an entry of the tail: not sent on this connection yet.
 type queued struct {

@@ -27,6 +27,11 @@ const (
 	// DelayedInbox, then a number: messages that wait for their time. The Expiry
 	// of their entries is that time; Store.Expired passes them over.
 	DelayedInbox = InternalInbox + "d"
+	// IdentifierInbox, then a client ID: the packet identifiers of entries of that
+	// client's inbox that do not follow from their seqs. An entry has the seq of
+	// the one it is about, and the identifier as its Expiry; Store.Expired passes
+	// it over.
+	IdentifierInbox = InternalInbox + "p"
 )
 
 // MaxInboxName is the longest name of an inbox in bytes: a prefix and an MQTT
@@ -197,8 +202,8 @@ type Store interface {
 
 	// Expired calls yield for entries that are past their expiry or the
 	// retention at now, until it returns false; the retention does not apply
-	// to a RetainedInbox, and neither to a DelayedInbox. It removes nothing: the caller answers with OpAck. It
-	// looks at a bounded part of the index per call and goes on where it
+	// to a RetainedInbox, and neither to a DelayedInbox or an IdentifierInbox. It
+	// removes nothing: the caller answers with OpAck. It looks at a bounded part of the index per call and goes on where it
 	// stopped.
 	Expired(now time.Time, yield func(name string, seq uint64) bool)
 

@@ -54,7 +54,7 @@ func (ix *index) expireSome(now time.Time, retention time.Duration, found []expi
 			return found, true
 		}
 		s := ix.slot(ix.expireAt)
-		if s.count > 0 && !strings.HasPrefix(asString(ix.name(s)), mq.DelayedInbox) {
+		if s.count > 0 && expires(asString(ix.name(s))) {
 			oldest := ix.oldestPut(s, now, retention)
 			es := ix.after(s, ix.expireSeq)
 			if ix.expireSeq == 0 {
@@ -79,6 +79,11 @@ func (ix *index) expireSome(now time.Time, retention time.Duration, found []expi
 		ix.expireSeq = 0
 	}
 	return found, false
+}
+
+// expires reports whether the Expiry of an inbox's entries is when they expire.
+func expires(name string) bool {
+	return !strings.HasPrefix(name, mq.DelayedInbox) && !strings.HasPrefix(name, mq.IdentifierInbox)
 }
 
 // oldestPut returns the Unix second before which what was put to s has to go by
