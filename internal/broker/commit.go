@@ -78,6 +78,8 @@ func (s *Session) receivedDone(op *mq.Op, err error, b *Batch) {
 func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
 	if err == nil {
 		s.b.Stats.Stored.Add(1)
+	} else {
+		s.refuseBehind(op.Seq, err, b)
 	}
 	if e := s.win.findSeq(op.Seq); e != nil && e.state == writing {
 		b.complete(e.origin, e.token, codeIf(err))

@@ -100,7 +100,7 @@ func (s *Session) vacate() {
 // connection is accepted. s is locked and offline.
 func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
 	switch {
-	case !s.confirmed() || s.count > 0 && !resume:
+	case !s.confirmed() || s.stopped.Load() || s.count > 0 && !resume:
 		return true
 	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || s.claimed()):
 		return true
@@ -126,11 +126,16 @@ func (s *Session) claimed() bool {
 }
 
 // catchUp waits, if that can matter, until the store shows what was
-// acknowledged on the connection before: else it would be sent once more. s is
-// busy and unlocked.
+// acknowledged on the connection before: else it would be sent once more; and if a
+// message that the client sent on it has failed, until the store has answered for
+// those behind: what it sends again must not fail with them. s is busy and unlocked.
 func (s *Session) catchUp() error {
 	s.mu.Lock()
 	behind := !s.confirmed()
+	if s.stopped.Load() {
+		behind = true
+		s.box()
+	}
 	op := mq.Op{Kind: mq.OpSent, Inbox: s.inbox, Seq: s.sentTo}
 	s.mu.Unlock()
 	if !behind {
@@ -181,6 +186,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.will = req.Will
 	s.conn = req.Conn
 	s.late &^= lateReported
+	s.stopped.Store(false)
 	s.receiveMax = int32(req.ReceiveMax)
 	s.retain = req.Retain
 	if resume && !s.loaded {

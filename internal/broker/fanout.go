@@ -14,7 +14,7 @@ import (
 func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 	var f *fanout
 	if d.origin != nil {
-		f = &fanout{origin: d.origin, token: d.token}
+		f = &fanout{origin: d.origin, token: d.token, unit: d.along.Kind != 0}
 		f.left.Store(1) // ours, until all have been offered the message
 	}
 	if d.along.Kind != 0 {
@@ -34,12 +34,16 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 			b.retained.mu.Unlock()
 			return b.refuse(d, dropFor(code), code, batch)
 		}
-		// Retained before it is matched: who subscribes meanwhile gets it twice
-		// rather than not at all.
-		b.retain(d, f)
-		if d.grouped {
+		if d.grouped { // with all sessions locked
 			defer b.retained.mu.Unlock()
 		} else {
+			if d.stopped() {
+				b.retained.mu.Unlock()
+				return b.refuse(d, mq.DropStoreFailed, mq.StoreFailed, batch)
+			}
+			// Retained before it is matched: who subscribes meanwhile gets it twice
+			// rather than not at all.
+			b.retain(d, f)
 			b.retained.mu.Unlock()
 		}
 	}
@@ -164,16 +168,25 @@ func (m *match) offer(d *delivery, f *fanout, b *Batch) {
 // Shared subscriptions are locked first: they lock members while they are.
 func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
 	slices.SortStableFunc(batch.matches, func(x, y match) int { return x.s.rank() - y.s.rank() })
-	for i := range batch.matches {
-		batch.matches[i].s.mu.Lock()
-		batch.matches[i].offer(d, f, batch)
+	for _, m := range batch.matches {
+		m.s.mu.Lock()
 	}
 	f.left.Add(1)
-	b.submitted(1)
-	// The puts side by side: they share the payload.
-	slices.SortStableFunc(d.group, func(x, y mq.Op) int { return int(x.Kind) - int(y.Kind) })
-	d.along.Owner = f
-	b.store.SubmitGroup(append(d.group, d.along))
+	if d.stopped() { // all or nothing
+		b.refuse(d, mq.DropStoreFailed, mq.StoreFailed, batch)
+	} else {
+		if d.m.Retain {
+			b.retain(d, f)
+		}
+		for i := range batch.matches {
+			batch.matches[i].offer(d, f, batch)
+		}
+		b.submitted(1)
+		// The puts side by side: they share the payload.
+		slices.SortStableFunc(d.group, func(x, y mq.Op) int { return int(x.Kind) - int(y.Kind) })
+		d.along.Owner = f
+		b.store.SubmitGroup(append(d.group, d.along))
+	}
 	for _, m := range batch.matches {
 		m.s.unlock()
 	}
@@ -183,6 +196,7 @@ func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
 type fanout struct {
 	origin Completer
 	token  uint64
+	unit   bool // what is stored for the targets is one unit
 	left   atomic.Int32
 	failed atomic.Uint32 // the mq.Code of a store that failed; else 0
 }

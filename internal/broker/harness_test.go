@@ -28,6 +28,7 @@ type world struct {
 	wrap  func(mq.Store) mq.Store
 	auth  mq.Authorizer
 	clock func() *clock.Clock // makes that of a process; nil: the default
+	disk  func(vfs.FS) vfs.FS // nil, or what the store sees instead of fs
 }
 
 type allowAll struct{}
@@ -50,12 +51,16 @@ func (w *world) start() {
 	var b *Broker
 	var batch Batch
 	ready := make(chan struct{})
+	fs := vfs.FS(w.fs)
+	if w.disk != nil {
+		fs = w.disk(fs)
+	}
 	opt := w.opt
 	if w.clock != nil {
 		opt.Clock = w.clock()
 	}
 	st, err := store.Open(store.Options{
-		Dir: "data", FS: w.fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour, Clock: opt.Clock,
+		Dir: "data", FS: fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour, Clock: opt.Clock,
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			b.Committed(ops, err, &batch)

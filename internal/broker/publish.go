@@ -10,6 +10,11 @@ import (
 type Source struct {
 	Principal *mq.Principal
 	Session   *Session // nil for gateways without sessions
+	// Stops: the protocol has no code for a refusal, so the sender's connection ends
+	// with the first one, and it sends everything again that is not acknowledged.
+	// When a message fails in the store, what comes behind it is refused until the
+	// session has a new connection.
+	Stops bool
 }
 
 // Publish is the one way into the server: MQTT, RocketMQ and HTTP senders and
@@ -42,6 +47,7 @@ type delivery struct {
 	// or the end of what it was stored as before. Kind 0: nothing.
 	along mq.Op
 
+	gate      *Session // whose messages are refused once it has stopped; nil: no matter
 	lent      bool     // by a shared subscription, which is the origin
 	delayed   bool     // its time has come; if the store fails it is tried again
 	publisher *Session // of an ordinary topic; nil: none of ours
@@ -69,6 +75,9 @@ func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 	m := d.m
 	if m.QoS == 0 {
 		d.origin = nil
+	}
+	if src.Stops {
+		d.gate = src.Session
 	}
 	kind, target := mq.ParseTopic(m.Topic)
 	why, code := b.permits(src, m, kind)
@@ -181,6 +190,10 @@ func (b *Broker) survives(d *delivery, s *Session) bool {
 
 // deliver takes the message into s: sent, queued, kept or refused. s is locked.
 func (s *Session) deliver(d *delivery, b *Batch) {
+	if d.stopped() {
+		s.b.refuse(d, mq.DropStoreFailed, mq.StoreFailed, b)
+		return
+	}
 	if d.qos == 0 {
 		s.deliverQoS0(d, b)
 		return

@@ -137,6 +137,9 @@ func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
 	r.mu.Lock()
 	now, _ := r.topics.Get(n.key)
 	now.ops--
+	if err != nil && n.f != nil {
+		stop(senderOf(n.f))
+	}
 	switch {
 	case now.seq != n.seq:
 	case err != nil:

@@ -50,7 +50,12 @@ type Session struct {
 
 	will    *Will  // to be published when the connection ends, or later; nil: none
 	share   *share // nil: has nothing to do with shared subscriptions
-	special int    // subscriptions with an identifier or Retain As Published
+	special int32  // subscriptions with an identifier or Retain As Published
+
+	// stopped: a message that the client has sent on this connection failed in the
+	// store. See Source.Stops. It is set with the target's session locked, and looked
+	// at in the same way, so the lock of this one does not matter.
+	stopped atomic.Bool
 
 	deadline int64  // Unix ms when an offline session ends; 0: not set
 	expiring *timer // in Broker.expiries; nil: none

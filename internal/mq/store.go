@@ -137,6 +137,9 @@ type SessionMeta struct {
 // commit, from one goroutine, in order, with those ops that have an owner and
 // the error that befell them all. Ops become visible to Read, Stats and Claims
 // before Done is called.
+//
+// Of the puts to one inbox none overtakes another that fails: those submitted
+// behind it, until Done has returned from telling so, fail, too.
 type Store interface {
 	// Inbox returns the handle of the inbox with that name. It is made if
 	// there is none; that alone writes nothing. It is NoInbox if the name is

@@ -157,6 +157,9 @@ func (c *conn) Complete(token uint64, code mq.Code, b *broker.Batch) {
 	c.SendAck(broker.Puback, uint16(token), code, b)
 }
 
+// Sender implements broker.Sender.
+func (c *conn) Sender() *broker.Session { return c.sess }
+
 // packet is any of the package mqtt.
 type packet interface {
 	Append(dst []byte, v mqtt.Version) []byte

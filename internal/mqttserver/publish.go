@@ -103,7 +103,7 @@ func (c *conn) refusePayload(p *mqtt.Publish, b *broker.Batch) error {
 // publish hands a message to the core, by QoS.
 // [MQTT-3.3.4-1] [MQTT3-3.3.4-1] [MQTT-4.3.2-5]
 func (c *conn) publish(m *mq.Message, pid uint16, w *worker) error {
-	src := broker.Source{Principal: c.principal, Session: c.sess}
+	src := broker.Source{Principal: c.principal, Session: c.sess, Stops: c.version != mqtt.V5}
 	if m.QoS == mq.AtMostOnce {
 		c.srv.broker.Publish(src, m, nil, 0, &w.batch)
 		return c.heed(w)

@@ -19,6 +19,12 @@ type committer struct {
 	nextOps    []mq.Op
 	nextGroups []span
 
+	// broken are the inboxes a put of which has failed; of what was submitted
+	// before Done has returned from telling so, no put to them is written: it would
+	// be delivered before the one that failed is sent again.
+	broken   map[mq.Inbox]failure
+	failures uint64 // numbers them
+
 	places  []place // of ops
 	names   names
 	refused []refusal
@@ -49,10 +55,17 @@ type refusal struct {
 	err error
 }
 
+// failure is what befell a put.
+type failure struct {
+	number uint64
+	err    error
+}
+
 // completion is one call of Done to make.
 type completion struct {
-	ops []mq.Op
-	err error
+	ops  []mq.Op
+	err  error
+	told uint64 // not 0: with it all is told up to the failure with this number
 }
 
 func (c *committer) init(l *Log) {
@@ -149,6 +162,7 @@ func (c *committer) save(from, to, group int, err error, info *CommitInfo) {
 	for i, g := from, group; i < to; {
 		n := c.unit(i, &g)
 		if hasPut(c.ops[i : i+n]) {
+			c.breaks(i, n, err)
 			c.giveUp(i, n, err)
 			puts = true
 		}
@@ -200,6 +214,49 @@ func (c *committer) giveUp(i, n int, err error) {
 	}
 	if kept := len(c.carry) > before; !told && !kept {
 		c.l.log.Error("an op nobody waits for is dropped", "error", err)
+	}
+}
+
+// breaks notes that the puts of the unit of n ops at i fail with err.
+func (c *committer) breaks(i, n int, err error) {
+	for k := i; k < i+n; k++ {
+		if op := &c.ops[k]; op.Kind == mq.OpPut && op.Owner != nil {
+			if c.broken == nil {
+				c.broken = make(map[mq.Inbox]failure)
+			}
+			c.broken[op.Inbox] = failure{c.failures + 1, err}
+		}
+	}
+}
+
+// behind returns the error of an earlier put to an inbox of the unit of n ops at
+// i, if that was not told before they were submitted. The other inboxes of the
+// unit are broken then, too, until the same is told: so this comes to an end
+// however many puts follow each other.
+func (c *committer) behind(i, n int) error {
+	if len(c.broken) == 0 {
+		return nil
+	}
+	var last failure
+	for k := i; k < i+n; k++ {
+		if f := c.broken[c.ops[k].Inbox]; c.ops[k].Kind == mq.OpPut && f.number > last.number {
+			last = f
+		}
+	}
+	for k := i; k < i+n && last.err != nil; k++ {
+		if c.ops[k].Kind == mq.OpPut {
+			c.broken[c.ops[k].Inbox] = last
+		}
+	}
+	return last.err
+}
+
+// told ends the failures up to a number. Ops that come now were submitted after.
+func (c *committer) told(number uint64) {
+	for in, f := range c.broken {
+		if f.number <= number {
+			delete(c.broken, in)
+		}
 	}
 }
 
@@ -393,7 +450,12 @@ func (c *committer) complete(from, to int) {
 		for ; k < len(c.refused) && c.refused[k].err == c.refused[i].err; k++ { //nolint:errorlint // the same error, not the same kind
 			ops = append(ops, c.refused[k].op)
 		}
-		c.l.completions <- completion{ops, c.refused[i].err}
+		d := completion{ops: ops, err: c.refused[i].err}
+		if k == len(c.refused) && len(c.broken) > 0 {
+			c.failures++
+			d.told = c.failures
+		}
+		c.l.completions <- d
 		i = k
 	}
 	clear(c.refused)
@@ -407,7 +469,7 @@ func (c *committer) complete(from, to int) {
 			done = append(done, c.ops[i])
 		}
 	}
-	c.l.completions <- completion{done, nil}
+	c.l.completions <- completion{ops: done}
 }
 
 // newDone returns an empty slice for a completion.
@@ -425,6 +487,9 @@ func (l *Log) complete() {
 	defer l.completerWG.Done()
 	for d := range l.completions {
 		l.opts.Done(d.ops, d.err)
+		if d.told > 0 {
+			l.queue.submit(mq.Op{Kind: kindTold, Seq: d.told})
+		}
 		clear(d.ops)
 		select {
 		case l.doneFree <- d.ops[:0]:

@@ -236,7 +236,8 @@
 // the tail stays where it was. If there is no room, the spares are given back and it
 // is written again first. Its ops other than puts are written again at
 // once without the puts, and if that fails, too, those nobody waits for go with
-// the next commit. A sync that fails is final, because the kernel forgets
+// the next commit. A put to the same inbox that was submitted before Done has
+// told of the failure fails with it, in whatever commit it is. A sync that fails is final, because the kernel forgets
 // unwritten pages when it reports the error, and the next sync would succeed:
 // from then on every op fails. An op that failed that way may be found after a
 // restart.

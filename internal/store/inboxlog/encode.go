@@ -14,11 +14,20 @@ func (c *committer) encode(from, group int) (to, nextGroup int) {
 	i := from
 	for i < len(c.ops) && len(c.enc.buf) < maxCommit {
 		n := c.unit(i, &group)
+		if c.ops[i].Kind == kindTold {
+			c.told(c.ops[i].Seq)
+			c.ops[i] = mq.Op{}
+		}
 		if k := c.ops[i].Kind; k == kindForget || k == kindNone {
 			if k == kindForget && len(c.carry) > 0 {
 				c.giveUp(i, 1, nil) // ops that wait for the next commit may need the slot
 			}
 			i++
+			continue
+		}
+		if err := c.behind(i, n); err != nil {
+			c.giveUp(i, n, err)
+			i += n
 			continue
 		}
 		need, err := c.measure(i, n)
@@ -29,6 +38,7 @@ func (c *committer) encode(from, group int) (to, nextGroup int) {
 			err = c.makeWay(need, hasPut(c.ops[i:i+n]))
 		}
 		if err != nil {
+			c.breaks(i, n, err)
 			c.giveUp(i, n, err)
 		} else {
 			c.appendUnit(i, n)

@@ -26,6 +26,7 @@ const (
 const (
 	kindNone   mq.OpKind = 0    // an op that was given up
 	kindForget mq.OpKind = 0xF0 // Forget; Seq is the slot's generation
+	kindTold   mq.OpKind = 0xF1 // Done has told of failed puts; Seq is the number of the failure
 )
 
 // flagClaim marks, in the flags byte of a target on disk, that a claim follows.
