@@ -230,7 +230,7 @@ func TestExpireWaitsForAcknowledged(t *testing.T) {
 		}
 		slowly(t, w, g, mq.OpAck, n, func(b *Batch) { w.b.Puback(d.sess, d.link, d.got[0].pid, b) })
 		w.batch.Begin()
-		w.batch.now += 120_000
+		w.batch.now = w.b.Now(&w.batch) + 120_000
 		w.b.expireMessages(&w.batch)
 		w.batch.Flush()
 		g.open()
@@ -271,7 +271,7 @@ func TestEvictedIsConfirmed(t *testing.T) {
 		t.Fatal("the session is not evicted")
 	}
 	w.batch.Begin()
-	w.batch.now += 120_000
+	w.batch.now = w.b.Now(&w.batch) + 120_000
 	w.b.expireMessages(&w.batch)
 	w.batch.Flush()
 	if dropped := w.b.Stats.Dropped[mq.DropExpired].Load(); dropped != 0 {
@@ -336,7 +336,7 @@ func TestExpiredIsConfirmed(t *testing.T) {
 		g.shut()
 		later := func() {
 			w.batch.Begin()
-			w.batch.now += 120_000
+			w.batch.now = w.b.Now(&w.batch) + 120_000
 		}
 		later()
 		w.b.expireMessages(&w.batch)
