@@ -176,10 +176,17 @@ func (sp *specimen) harms(t *testing.T, rng *rand.Rand, each int) (out []harm) {
 	}
 	if sp.clean { // a kill leaves nothing that tells this from a torn tail
 		frames, data := sp.frames[sp.last], readAll(t, sp.fs, sp.last)
-		from := frames[len(frames)-1][0]
+		from := frames[max(len(frames)-4, 0)][0]
 		clear(data[from:])
-		out = append(out, harm{"last commit and mark zeroed", sp.last, from, int64(len(data)), func(fs *vfs.MemFS) { writeAll(t, fs, sp.last, data) }})
+		out = append(out, harm{"last commits and mark zeroed", sp.last, from, int64(len(data)), func(fs *vfs.MemFS) { writeAll(t, fs, sp.last, data) }})
 	}
+	ready := sp.fs.PathJoin(dir, names[slices.Index(names, sp.fs.PathBase(sp.last))+1]) // for what comes after it
+	out = append(out, harm{"last deleted with the one made ready", sp.last, 0, 1 << 40, func(fs *vfs.MemFS) {
+		_ = fs.Remove(sp.last)
+		if strings.HasSuffix(ready, segmentSuffix) {
+			_ = fs.Remove(ready)
+		}
+	}})
 	gap := sp.fs.PathJoin(dir, segmentName(99))
 	out = append(out, harm{"last renamed to a gap", "", 0, 0, func(fs *vfs.MemFS) { _ = fs.Rename(sp.last, gap) }})
 	return out
