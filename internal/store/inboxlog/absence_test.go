@@ -55,9 +55,11 @@ func makeSpecimen(t *testing.T, clean bool) *specimen {
 		}
 		r.wait()
 	}
-	r.submit(true, r.put(r.clients[1], 200)) // then nothing is written that says that this is synced
-	r.wait()
 	settleLog(t, r.l)
+	for range 3 { // then nothing is written, nor freed, that says that these are synced
+		r.submit(true, r.put(r.clients[1], 200))
+		r.wait()
+	}
 	sp := &specimen{r: r, want: r.base.clone(), clean: clean, ever: map[string]bool{}, frames: map[string][][2]int64{}}
 	for _, s := range r.steps {
 		sp.want.apply(s)
