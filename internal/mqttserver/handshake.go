@@ -167,6 +167,9 @@ func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 	}
 	granted := min(expiry, c.srv.opt.SessionExpiry)
 	receiveMax := c.srv.opt.Inflight
+	if p.Bridge {
+		receiveMax = min(receiveMax, bridgeInflight)
+	}
 	if c.version == mqtt.V5 {
 		receiveMax = 65535
 		if p.Properties.Has(mqtt.PropReceiveMaximum) {
@@ -282,6 +285,11 @@ func (c *conn) fitConnack(ack *mqtt.Connack) bool {
 	ack.Properties.Unset(mqtt.PropResponseInfo)
 	return size() <= int(c.maxPacket)
 }
+
+// bridgeInflight is how many QoS 1 and 2 messages are under way to a bridge, which
+// 3.x gives no way to say how many it takes. mosquitto acknowledges QoS 2 messages
+// over its max_inflight_messages, 20 unless set, and then loses them.
+const bridgeInflight = 20
 
 // setKeepAlive sets the time after which a silent client is dead
 // [MQTT-3.1.2-22] [MQTT3-3.1.2-24], and returns the keep alive in seconds that

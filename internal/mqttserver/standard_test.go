@@ -651,3 +651,27 @@ func TestBridge(t *testing.T) {
 		p.expectPublish()
 	}
 }
+
+// TestBridgeWindow: as many messages are under way to a bridge as mosquitto takes
+// with its own settings, and the next one follows an acknowledgement.
+func TestBridgeWindow(t *testing.T) {
+	_, addr := serve(t, nil)
+	p := dial(t, addr, mqtt.V311)
+	p.send(&mqtt.Connect{ClientID: []byte("bridge"), CleanStart: true, Bridge: true})
+	p.expectConnack(0)
+	p.subscribe(mqtt.Filter{Topic: []byte("br/#"), QoS: 1}, 0)
+	other := connect(t, addr, "other", mqtt.V311)
+	for id := range uint16(bridgeInflight + 5) {
+		other.send(publish("br/x", "far", 1, id+1))
+		other.expectAck(mqtt.PUBACK, id+1, 0)
+	}
+	var ids []uint16
+	for range bridgeInflight {
+		ids = append(ids, p.expectPublish().PacketID)
+	}
+	p.expectAlive() // nothing else came
+	for i := range 5 {
+		p.send(&mqtt.Ack{Type: mqtt.PUBACK, PacketID: ids[i]})
+		p.expectPublish()
+	}
+}
