@@ -20,7 +20,7 @@ type places struct {
 // file that is read again, and the connections that wait for a place.
 const (
 	storeFiles = 16
-	otherFiles = 8
+	otherFiles = 12
 	httpPlaces = 64
 )
 

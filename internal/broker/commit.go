@@ -21,6 +21,10 @@ func (b *Broker) Committed(ops []mq.Op, err error, batch *Batch) {
 				b.showed(int64(op.Token))
 			}
 			owner.committed(op, err, batch)
+		case fence:
+			if err == nil {
+				b.showed(int64(op.Token))
+			}
 		case *retainNote:
 			b.retainDone(owner, err, batch)
 		case *fanout:
@@ -171,6 +175,20 @@ func (b *Broker) showed(at int64) {
 // op that is done.
 func (s *Session) confirmed() bool {
 	return s.changedAt == 0 || s.changedAt < s.b.applied.Load()
+}
+
+// fence is the owner of an op that only tells how far the store is: when the
+// server is quiet nothing else does, since changes are lazy.
+type fence struct{}
+
+// confirmSoon sees to it that the session's changes are confirmed soon. s is
+// locked.
+func (s *Session) confirmSoon() {
+	if s.inbox == mq.NoInbox {
+		return
+	}
+	s.b.submitted(1)
+	s.b.store.Submit(mq.Op{Kind: mq.OpSent, Inbox: s.inbox, Owner: fence{}, Token: uint64(monotonic())})
 }
 
 // Drain is the beginning of the end, while connections are still there. It stores

@@ -191,7 +191,11 @@ type expired struct {
 // expire removes entries whose time is over. While the store may still show
 // what was removed before, or the pump reads, nothing is: they come again.
 func (s *Session) expire(list []expired) {
-	if !s.confirmed() || s.pumping {
+	if !s.confirmed() {
+		s.confirmSoon()
+		return
+	}
+	if s.pumping {
 		return
 	}
 	s.forgetPurged()

@@ -50,9 +50,18 @@ const (
 	// client that has closed one and opens the next at once has its place as
 	// soon as the server has seen the end of the first, which may be later.
 	comeBackTime = time.Second
-	// maxWaiting is how many wait at a time: each has a file descriptor.
+	// maxWaiting is how many wait at a time: each has a file descriptor. Where
+	// there are few places, fewer do.
 	maxWaiting = 16
 )
+
+// room is how many may wait. Locked: mu.
+func (p *Places) room() int {
+	if p.most == 0 {
+		return maxWaiting
+	}
+	return min(max(p.most/8, 1), maxWaiting)
+}
 
 // Enter takes a place for a connection from an address, and reports whether
 // there was one. Then Leave must follow.
@@ -86,7 +95,7 @@ func (l *Limiter) Await(ctx context.Context, a netip.Addr) bool {
 	if l.enter(a) {
 		return true
 	}
-	if p.waiting >= maxWaiting {
+	if p.waiting >= p.room() {
 		return false
 	}
 	p.waiting++

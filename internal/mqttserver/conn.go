@@ -262,6 +262,15 @@ func (c *conn) leave() error {
 	return nil
 }
 
+// endInput lets the reader find the end behind what has arrived.
+func (c *conn) endInput() {
+	if tcp, ok := c.nc.(*net.TCPConn); ok {
+		_ = tcp.CloseRead()
+		return
+	}
+	c.inlet().closeRead()
+}
+
 // socket is what the connection is read from in the end.
 func (c *conn) socket() syscall.RawConn {
 	if c.raw != nil {

@@ -150,6 +150,13 @@ func (s *Server) newInlet(nc net.Conn) *inlet {
 
 var errNotTCP = errors.New("a listener of the MQTT gateway gives TCP connections")
 
+// closeRead lets Read find the end behind what has arrived.
+func (i *inlet) closeRead() {
+	if i.raw != nil {
+		_ = i.raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RD) })
+	}
+}
+
 // Read implements net.Conn.
 func (i *inlet) Read(p []byte) (int, error) {
 	if i.raw == nil {

@@ -22,6 +22,7 @@ type outbox struct {
 	hurried bool          // the reader is not to pause any more
 	closing bool          // takes no more; closed for good once written
 	closed  bool          // closed: whatever comes is thrown away
+	broken  bool          // a write has failed, so closed; what has arrived is still handled
 	paused  chan struct{} // the reader waits for it to be closed; nil: it does not wait
 }
 
@@ -363,16 +364,19 @@ func (c *conn) writeOnce(fd uintptr) bool {
 	return true
 }
 
-// broken ends the output after a write error; the reader notices by the close.
+// broken ends the output after a write error. A client that has closed may have
+// sent much before: its acknowledgements, its farewell. So the reader goes on to
+// the end of what has arrived.
 func (c *conn) broken(err error) {
 	o := &c.out
 	o.mu.Lock()
-	o.closed, o.busy = true, false
+	o.closed, o.broken, o.busy = true, true, false
 	o.buf, o.writing = nil, 0
 	o.mu.Unlock()
 	c.setReason("write error: " + err.Error())
 	c.wake()
-	c.abort()
+	c.endInput()
+	time.AfterFunc(settleTime, c.abort)
 }
 
 // Close implements broker.Conn: DISCONNECT for MQTT 5, then close.
@@ -427,7 +431,7 @@ func (c *conn) overloaded() (closing, over bool) {
 		_, unsafe := c.sess.Claims()
 		over = over || unsafe+int(c.unacked.Load()) >= c.srv.opt.Pause
 	}
-	return o.closing || o.closed, over && !o.hurried
+	return o.closing || o.closed && !o.broken, over && !o.hurried
 }
 
 // pause blocks the reader while the connection is overloaded.

@@ -162,8 +162,18 @@ func remoteOf(nc net.Conn) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// Shutdown closes in good order: no new connections, everything that senders
-// wait for is made safe and acknowledged, MQTT 5 clients get DISCONNECT 0x8B.
+// settle waits until what clients have sent is handled, as far as it has arrived.
+func (s *Server) settle(all []*conn) {
+	end := time.Now().Add(gateway.DrainTime)
+	for _, c := range all {
+		if c.connected.Load() && time.Now().Before(end) {
+			c.Settle()
+		}
+	}
+}
+
+// Shutdown closes in good order: no new connections, what has arrived is
+// handled, everything that senders wait for is made safe and acknowledged, MQTT 5 clients get DISCONNECT 0x8B.
 // It returns when all connections are closed, or ctx ends.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
@@ -180,6 +190,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, h := range https {
 		_ = h.Close()
 	}
+	s.settle(all)
 	s.broker.Drain(gateway.DrainTime)
 	for _, c := range all {
 		c.Close(broker.ServerShutdown)

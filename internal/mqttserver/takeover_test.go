@@ -456,3 +456,38 @@ func TestComeBackAtLimit(t *testing.T) {
 		})
 	}
 }
+
+// TestInputOfReset: a client that closes with unread output in its socket resets
+// the connection, and the server's next write fails. What it had sent before is
+// handled all the same.
+func TestInputOfReset(t *testing.T) {
+	for _, over := range []transport{overTCP, overTLS, overWS, overWSS} {
+		t.Run(over.String(), func(t *testing.T) {
+			w := newWorld(t, nil)
+			watcher, _ := w.connect(overTCP, &mqtt.Connect{Version: mqtt.V311, CleanStart: true, ClientID: []byte("watcher")})
+			watcher.subscribe(mqtt.Filter{Topic: []byte("all/#")}, 0)
+			dev, _ := w.connect(over, &mqtt.Connect{
+				Version: mqtt.V311, CleanStart: true, ClientID: []byte("dev"), HasWill: true,
+				Will: mqtt.Will{Topic: []byte("all/will"), Payload: []byte("will")},
+			})
+			c := w.conn("dev")
+			w.hold("dev")
+			watcher.send(publish("a/p2p/dev", "unread", 0, 0), &mqtt.Pingreq{})
+			watcher.expect(mqtt.PINGRESP, nil)
+			dev.send(publish("all/x", "m", 0, 0), &mqtt.Disconnect{})
+			_ = dev.Close()
+			until(t, "a write to the client fails", func() bool {
+				watcher.send(publish("a/p2p/dev", "more", 0, 0))
+				c.out.mu.Lock()
+				defer c.out.mu.Unlock()
+				return c.out.broken
+			})
+			w.letGo()
+			watcher.expectPayload("m")
+			until(t, "the connection ends", func() bool { return w.s.Connections() == 1 })
+			watcher.send(publish("all/fence", "fence", 0, 0))
+			watcher.expectPayload("fence") // no will
+		})
+	}
+}
+
