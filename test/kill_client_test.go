@@ -2,11 +2,15 @@ package test
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -25,6 +29,14 @@ func (g *gate) open() {
 		close(g.ch)
 	}
 	g.isOpen = true
+}
+
+// life is the same as long as the gate is open, nil while it is shut.
+func (g *gate) life() <-chan struct{} {
+	if ch := g.passable(); isClosed(ch) {
+		return ch
+	}
+	return nil
 }
 
 func (g *gate) shut() {
@@ -55,14 +67,16 @@ type link struct {
 	in      chan any      // closed at the end
 	ended   chan struct{} // closed at the end, though in has something left
 	stop    chan struct{}
-	present bool // session present
+	present bool            // session present
+	life    <-chan struct{} // the life of the server that it is connected to; nil: that ends just now
 }
 
 var errRefused = errors.New("the server refuses the connection")
 
 // linkUp connects, once. The reader starts after CONNACK.
-func (c *crash) linkUp(v mqtt.Version, how *mqtt.Connect) (*link, error) {
-	conn, err := net.DialTimeout("tcp", c.addr, time.Second)
+func (c *crash) linkUp(transport string, v mqtt.Version, how *mqtt.Connect) (*link, error) {
+	life := c.up.life()
+	conn, err := c.dialForKill(transport)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +99,9 @@ func (c *crash) linkUp(v mqtt.Version, how *mqtt.Connect) (*link, error) {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	l := &link{conn: conn, version: v, in: make(chan any, 4096), ended: make(chan struct{}), stop: make(chan struct{}), present: ack.SessionPresent}
+	if life == c.up.life() {
+		l.life = life
+	}
 	go l.read(c, string(how.ClientID), r)
 	return l, nil
 }
@@ -125,10 +142,43 @@ func (l *link) drop() {
 	<-l.ended
 }
 
+// dialForKill opens a connection that Close ends at once, in the middle of
+// everything. No transport is TCP.
+func (c *crash) dialForKill(transport string) (net.Conn, error) {
+	switch transport {
+	case "":
+		return net.DialTimeout("tcp", c.addrs["mqtt"], time.Second)
+	case "ws":
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		ws, _, err := websocket.Dial(ctx, "ws://"+c.addrs["ws"]+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		if err != nil {
+			return nil, err
+		}
+		ws.SetReadLimit(-1)
+		return abruptConn{websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws.CloseNow}, nil
+	}
+	conn, err := dialAddr(transport, c.addrs[transport])
+	if secure, ok := conn.(*tls.Conn); ok && err == nil {
+		return abruptConn{conn, secure.NetConn().Close}, nil
+	}
+	return conn, err
+}
+
+// abruptConn is closed without a word of its protocol.
+type abruptConn struct {
+	net.Conn
+	cut func() error
+}
+
+func (a abruptConn) Close() error { return a.cut() }
+
 // connect connects as soon as the server is there; nil: the run is over.
-func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) (l *link) {
+func (c *crash) connect(v mqtt.Version, how *mqtt.Connect) *link { return c.connectOver("", v, how) }
+
+func (c *crash) connectOver(transport string, v mqtt.Version, how *mqtt.Connect) (l *link) {
 	c.whenUp(func() (err error) {
-		l, err = c.linkUp(v, how)
+		l, err = c.linkUp(transport, v, how)
 		return err
 	})
 	return l

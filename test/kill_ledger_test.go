@@ -16,7 +16,12 @@ type entry struct {
 	qos            byte
 }
 
-func (e entry) topic() string { return "kill/p2p/" + e.target }
+func (e entry) topic() string {
+	if e.target == witnessID {
+		return topicNews
+	}
+	return "kill/p2p/" + e.target
+}
 
 // payload is the entry with some filling.
 func (e entry) payload(filling int) []byte {
@@ -40,7 +45,13 @@ type fate struct {
 	exempt    bool  // QoS 2 to a target that starts clean may come twice
 	loose     bool  // it may overtake others of its sender, and be overtaken
 	due       int64 // Unix ms: it must not come before; 0: at once
-	untaken   bool  // the sender was told to send it elsewhere
+	resent    bool  // its sender had no answer, and sent it again
+	refused   bool  // the sender was told so
+	untaken   bool  // refused, and it cannot have been taken before
+
+	// The life of the server that had all of it before its sender came back: it
+	// must be delivered while that life lasts. nil: nothing is known.
+	life <-chan struct{}
 }
 
 // early is how much a delayed message may come before its time: clocks are read
@@ -148,6 +159,13 @@ func (l *ledger) deliver(e entry, how string) {
 	})
 }
 
+// onceOnly reports whether a message must not come again to a target that has
+// acknowledged it: QoS 1 may, if its sender has sent it again.
+func (l *ledger) onceOnly(e entry) (yes bool) {
+	l.note(e, func(f *fate) { yes = f.qos == 2 || !f.resent })
+	return yes
+}
+
 func (l *ledger) seen(target, mark string) {
 	l.change(func() { l.marks[target] = mark })
 }
@@ -165,7 +183,7 @@ func (l *ledger) marked(mark string) (n int) {
 }
 
 // sums are what the summary line shows. twice is what must not come twice and has.
-type sums struct{ sent, acknowledged, delivered, duplicates, twice, lost int }
+type sums struct{ sent, acknowledged, refused, delivered, duplicates, twice, lost int }
 
 // owed reports whether the message must be delivered and was not.
 func (f *fate) owed() bool { return f.answer != "" && f.delivered == 0 }
@@ -195,6 +213,9 @@ func (l *ledger) close() (s sums, problems []string) {
 			if f.answer != "" {
 				s.acknowledged++
 			}
+			if f.refused {
+				s.refused++
+			}
 			if f.delivered > 0 {
 				s.delivered++
 				s.duplicates += f.delivered - 1
@@ -204,7 +225,7 @@ func (l *ledger) close() (s sums, problems []string) {
 				problems = append(problems, fmt.Sprintf("QoS %d delivered %d times: %v seq %d", f.qos, f.delivered, p, i+1))
 			}
 			if f.untaken && f.delivered > 0 {
-				problems = append(problems, fmt.Sprintf("to be sent elsewhere, and delivered: %v seq %d QoS %d", p, i+1, f.qos))
+				problems = append(problems, fmt.Sprintf("refused, and delivered: %v seq %d QoS %d", p, i+1, f.qos))
 			}
 			if f.owed() {
 				s.lost++

@@ -14,6 +14,9 @@ type senderKind struct {
 	persistent bool // sends again what was not acknowledged
 	window     int
 	restless   bool // drops its connection now and then
+	hasty      bool // writes, closes and is back at once, again and again
+	transport  string
+	filling    int // half of its messages may be so long; 0: a few are 20000
 }
 
 // The clean one is MQTT 5: a 3.1.1 sender is not told that a message was not
@@ -38,6 +41,12 @@ type crashSender struct {
 	inflight  []*underWay // in the order of sending
 	lastID    uint16
 	released  map[uint16]int // PUBREL sent on this connection without PUBCOMP yet
+
+	life     <-chan struct{} // of the server, on the connection before
+	left     bool            // that one was dropped by us
+	fresh    []entry         // produced, and not written
+	written  []entry         // on this connection; only of a hasty one
+	insisted []entry         // refused: they are sent anew
 }
 
 // underWay is a QoS 1 or 2 message whose exchange is not over.
@@ -58,13 +67,17 @@ func (s *crashSender) run() {
 		expires(never)(how)
 	}
 	for !s.finished() {
-		l := s.c.connect(s.kind.version, how)
+		l := s.c.connectOver(s.kind.transport, s.kind.version, how)
 		if l == nil {
 			break
 		}
+		s.comeBack(l)
 		s.resume(l)
-		s.converse(l)
+		s.left = s.converse(l)
 		l.drop()
+		if !s.left && s.c.refuses {
+			s.c.wait(time.Duration(s.r.IntN(60)) * time.Millisecond)
+		}
 	}
 	for _, u := range s.inflight {
 		s.c.ledger.problem("never answered: %+v, packet identifier %d, PUBREC %v", u.e, u.m.PacketID, u.released)
@@ -94,6 +107,12 @@ func (s *crashSender) resume(l *link) {
 			continue
 		}
 		u.m.Dup = true
+		s.c.ledger.note(u.e, func(f *fate) {
+			f.resent = true
+			if s.c.refuses && s.kind.version == mqtt.V5 {
+				f.loose = true // its refusal may be what was lost, and the one behind it was taken
+			}
+		})
 		b = u.m.Append(b, l.version)
 	}
 	l.send(b)
@@ -104,32 +123,52 @@ func (s *crashSender) release(b []byte, id uint16, v mqtt.Version) []byte {
 	return mqtt.AppendAck(b, v, mqtt.PUBREL, id, 0)
 }
 
-// converse goes on until the connection ends or all is done.
-func (s *crashSender) converse(l *link) {
+// converse goes on until the connection ends or all is done. It reports whether
+// the sender ends it.
+func (s *crashSender) converse(l *link) (left bool) {
 	tick := time.NewTicker(sendEvery)
 	defer tick.Stop()
 	var bored <-chan time.Time
 	if s.kind.restless {
 		bored = time.After(time.Duration(50+s.r.IntN(1500)) * time.Millisecond)
+	} else if s.kind.hasty {
+		bored = time.After(time.Duration(s.r.IntN(60)) * time.Millisecond)
 	}
 	for !s.finished() {
 		select {
 		case x, ok := <-l.in:
-			if !ok || !l.send(s.answer(x, l.version)) {
-				return
+			if !ok || !s.send(l, s.answer(x, l.version)) {
+				return false
 			}
 		case <-tick.C:
-			if !isClosed(s.c.producing) && !l.send(s.produce(l.version)) {
-				return
+			if !isClosed(s.c.producing) && !s.send(l, s.produce(l.version)) {
+				return false
 			}
 		case <-bored:
 			if !isClosed(s.c.draining) {
-				return
+				if s.kind.hasty {
+					s.parting(l)
+				}
+				return true
 			}
 		case <-s.c.over:
-			return
+			return true
 		}
 	}
+	return true
+}
+
+// send writes b, which has all that was produced.
+func (s *crashSender) send(l *link, b []byte) bool {
+	watched := l.life != nil && s.c.watching.Load() == l.life
+	ok := l.send(b)
+	for _, e := range s.fresh {
+		if ok && s.kind.hasty && (watched || e.target != witnessID) {
+			s.written = append(s.written, e)
+		}
+	}
+	s.fresh = nil
+	return ok
 }
 
 // produce makes new messages.
@@ -138,10 +177,13 @@ func (s *crashSender) produce(v mqtt.Version) (b []byte) {
 		if len(s.inflight) >= s.kind.window {
 			break
 		}
-		e := entry{sender: s.id, target: s.targets[s.r.IntN(len(s.targets))], qos: []byte{0, 1, 1, 2, 2}[s.r.IntN(5)]}
+		e := s.next()
 		s.c.ledger.send(&e, fate{exempt: mayRepeat(e.target)})
+		s.fresh = append(s.fresh, e)
 		filling := s.r.IntN(200)
-		if s.r.IntN(50) == 0 {
+		if s.kind.filling > 0 && s.r.IntN(2) == 0 {
+			filling = s.r.IntN(s.kind.filling)
+		} else if s.kind.filling == 0 && s.r.IntN(50) == 0 {
 			filling = 20000
 		}
 		u := &underWay{e: e, m: mqtt.Publish{QoS: e.qos, Topic: []byte(e.topic()), Payload: e.payload(filling)}}
@@ -152,6 +194,21 @@ func (s *crashSender) produce(v mqtt.Version) (b []byte) {
 		b = u.m.Append(b, v)
 	}
 	return b
+}
+
+// next chooses target and QoS of the next message: one that was refused is sent
+// anew, as another message.
+func (s *crashSender) next() entry {
+	if len(s.insisted) > 0 && s.r.IntN(2) == 0 {
+		e := s.insisted[0]
+		s.insisted = s.insisted[1:]
+		return e
+	}
+	e := entry{sender: s.id, target: s.targets[s.r.IntN(len(s.targets))], qos: []byte{0, 1, 1, 2, 2}[s.r.IntN(5)]}
+	if e.target == witnessID {
+		e.qos = 0
+	}
+	return e
 }
 
 func (s *crashSender) freeID() uint16 {
@@ -211,13 +268,18 @@ func (s *crashSender) answer(x any, v mqtt.Version) []byte {
 }
 
 // told takes down what the sender learns. Only a clean sender may be told that
-// nobody keeps its message, and any that the server is shutting down.
+// nobody keeps its message, and any that the server is shutting down or, where
+// it may, that there is no room.
 func (s *crashSender) told(u *underWay, a *mqtt.Ack) {
 	switch {
 	case a.Code == mqtt.CodeSuccess:
 		s.c.ledger.acknowledge(u.e, a.Type.String())
 	case a.Code == mqtt.CodeNoMatchingSubscribers && !s.kind.persistent:
 	case a.Code == mqtt.CodeImplementationSpecificError && strings.Contains(string(a.Properties.ReasonString), "shutting down"):
+	case s.c.refuses && (a.Code == mqtt.CodeQuotaExceeded || a.Code == mqtt.CodeImplementationSpecificError):
+		untaken := u.e.qos == 2 || !u.m.Dup
+		s.c.ledger.note(u.e, func(f *fate) { f.refused, f.untaken = true, untaken })
+		s.insisted = append(s.insisted, entry{sender: s.id, target: u.e.target, qos: u.e.qos})
 	default:
 		s.c.ledger.problem("%s: %v for %+v: %s", s.id, show([]any{a}), u.e, a.Properties.ReasonString)
 	}

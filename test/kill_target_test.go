@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -20,6 +21,9 @@ type targetKind struct {
 	usurps     bool          // takes over its own connection
 	late       bool          // comes, leaves at once and is away until the end
 	unknown    bool          // does not connect before the end
+	hasty      bool          // acknowledges, closes and is back at once, again and again
+	away       time.Duration // the longest that it leaves for; 0: 300 ms
+	transport  string
 }
 
 var targetKinds = []targetKind{
@@ -49,15 +53,23 @@ type crashTarget struct {
 	connections int
 	held        map[uint16]entry // QoS 2: received, PUBREL has not come
 	acks        []dueAck         // in the order of the messages [MQTT-4.6.0-2]
+
+	// What was acknowledged to the server that lives now.
+	life      <-chan struct{}
+	settled   map[entry]bool  // by PUBACK or PUBREC
+	completed map[uint16]bool // by PUBCOMP
 }
 
 type dueAck struct {
-	at time.Time
-	b  []byte
+	at   time.Time
+	b    []byte
+	kind mqtt.PacketType
+	id   uint16
+	e    entry // of PUBACK and PUBREC; zero: a mark
 }
 
 func newCrashTarget(c *crash, id string, kind targetKind, r *rand.Rand) *crashTarget {
-	return &crashTarget{c: c, id: id, kind: kind, r: r, held: make(map[uint16]entry)}
+	return &crashTarget{c: c, id: id, kind: kind, r: r, held: make(map[uint16]entry), settled: make(map[entry]bool), completed: make(map[uint16]bool)}
 }
 
 func (t *crashTarget) run() {
@@ -94,7 +106,7 @@ func (t *crashTarget) connect() *link {
 	if t.kind.receiveMax > 0 {
 		receiveMaximum(t.kind.receiveMax)(how)
 	}
-	l := t.c.connect(t.kind.version, how)
+	l := t.c.connectOver(t.kind.transport, t.kind.version, how)
 	switch {
 	case l == nil:
 		return nil
@@ -105,6 +117,13 @@ func (t *crashTarget) connect() *link {
 		clear(t.held)
 	}
 	t.connections++
+	if l.life == nil || l.life != t.life {
+		t.life = l.life
+		clear(t.settled)
+		clear(t.completed)
+	} else {
+		t.c.takeovers.Add(1)
+	}
 	return l
 }
 
@@ -114,6 +133,8 @@ func (t *crashTarget) converse(l *link) (next *link) {
 	var bored <-chan time.Time
 	if t.kind.leaves || t.kind.usurps {
 		bored = time.After(time.Duration(20+t.r.IntN(400)) * time.Millisecond)
+	} else if t.kind.hasty {
+		bored = time.After(time.Duration(t.r.IntN(80)) * time.Millisecond)
 	} else if t.kind.late && !isClosed(t.c.draining) {
 		return nil
 	}
@@ -132,12 +153,16 @@ func (t *crashTarget) converse(l *link) (next *link) {
 			if t.kind.usurps {
 				return t.connect()
 			}
+			if t.kind.hasty {
+				t.parting(l)
+				return nil
+			}
 			t.goAway(l)
 			return nil
 		case <-t.c.over:
 			return nil
 		}
-		if !l.send(t.due()) {
+		if !t.acknowledge(l, time.Now()) {
 			return nil
 		}
 	}
@@ -165,7 +190,7 @@ func (t *crashTarget) goAway(l *link) {
 	}
 	l.conn.Close()
 	select {
-	case <-time.After(time.Duration(t.r.IntN(300)) * time.Millisecond):
+	case <-time.After(time.Duration(t.r.Int64N(int64(cmp.Or(t.kind.away, 300*time.Millisecond))))):
 	case <-t.c.draining:
 	}
 }
@@ -179,8 +204,11 @@ func (t *crashTarget) handle(x any, v mqtt.Version) {
 			t.c.ledger.problem("%s: unexpected %v", t.id, show([]any{x}))
 			return
 		}
+		if t.completed[x.PacketID] {
+			t.c.ledger.problem("%s: connection %d: PUBREL comes again for %d, PUBCOMP was written", t.id, t.connections, x.PacketID)
+		}
 		delete(t.held, x.PacketID)
-		t.ack(mqtt.PUBCOMP, x.PacketID, v)
+		t.ack(mqtt.PUBCOMP, x.PacketID, entry{}, v)
 	case *mqtt.Disconnect:
 		if !isShutdown(x) && !t.kind.usurps {
 			t.c.ledger.problem("%s: unexpected %v", t.id, show([]any{x}))
@@ -195,7 +223,7 @@ func (t *crashTarget) handle(x any, v mqtt.Version) {
 func (t *crashTarget) publish(m *mqtt.Publish, v mqtt.Version) {
 	if mark, ok := strings.CutPrefix(string(m.Payload), "mark "); ok {
 		t.c.ledger.seen(t.id, mark)
-		t.ack(mqtt.PUBACK, m.PacketID, v)
+		t.ack(mqtt.PUBACK, m.PacketID, entry{}, v)
 		return
 	}
 	e, err := parseEntry(m)
@@ -203,13 +231,19 @@ func (t *crashTarget) publish(m *mqtt.Publish, v mqtt.Version) {
 		t.c.ledger.problem("%s: received %v: %v", t.id, show([]any{m}), err)
 		return
 	}
+	if t.settled[e] && t.c.ledger.onceOnly(e) {
+		t.c.ledger.problem("%s: comes again, the server that sends it had the acknowledgement: connection %d: %v", t.id, t.connections, show([]any{m}))
+	}
+	if m.QoS == 2 {
+		delete(t.completed, m.PacketID)
+	}
 	how := fmt.Sprintf("connection %d id %d dup %v", t.connections, m.PacketID, m.Dup)
 	switch m.QoS {
 	case 0:
 		t.c.ledger.deliver(e, how)
 	case 1:
 		t.c.ledger.deliver(e, how)
-		t.ack(mqtt.PUBACK, m.PacketID, v)
+		t.ack(mqtt.PUBACK, m.PacketID, e, v)
 	case 2:
 		if before, ok := t.held[m.PacketID]; !ok {
 			t.c.ledger.deliver(e, how)
@@ -217,17 +251,17 @@ func (t *crashTarget) publish(m *mqtt.Publish, v mqtt.Version) {
 		} else if before != e {
 			t.c.ledger.problem("%s: packet identifier %d is of %+v, and now of %+v", t.id, m.PacketID, before, e)
 		}
-		t.ack(mqtt.PUBREC, m.PacketID, v)
+		t.ack(mqtt.PUBREC, m.PacketID, e, v)
 	}
 }
 
 // ack queues an acknowledgement. Some targets let the server wait.
-func (t *crashTarget) ack(kind mqtt.PacketType, id uint16, v mqtt.Version) {
+func (t *crashTarget) ack(kind mqtt.PacketType, id uint16, e entry, v mqtt.Version) {
 	at := time.Now()
 	if t.kind.slow > 0 && !isClosed(t.c.draining) {
 		at = at.Add(time.Duration(t.r.Int64N(int64(t.kind.slow))))
 	}
-	t.acks = append(t.acks, dueAck{at, mqtt.AppendAck(nil, v, kind, id, 0)})
+	t.acks = append(t.acks, dueAck{at, mqtt.AppendAck(nil, v, kind, id, 0), kind, id, e})
 }
 
 // nextAck fires when the next acknowledgement is due.
@@ -238,12 +272,28 @@ func (t *crashTarget) nextAck() <-chan time.Time {
 	return time.After(time.Until(t.acks[0].at))
 }
 
-// due takes the acknowledgements that are due.
-func (t *crashTarget) due() (b []byte) {
-	now := time.Now()
-	for len(t.acks) > 0 && !t.acks[0].at.After(now) {
-		b = append(b, t.acks[0].b...)
-		t.acks = t.acks[1:]
+// acknowledge writes the acknowledgements that are due then, and the farewell.
+func (t *crashTarget) acknowledge(l *link, then time.Time, farewell ...byte) bool {
+	n := 0
+	var b []byte
+	for ; n < len(t.acks) && !t.acks[n].at.After(then); n++ {
+		b = append(b, t.acks[n].b...)
 	}
-	return b
+	written := t.acks[:n]
+	t.acks = t.acks[n:]
+	if !l.send(append(b, farewell...)) {
+		return false
+	}
+	if l.life == nil {
+		return true
+	}
+	for _, a := range written {
+		switch {
+		case a.kind == mqtt.PUBCOMP:
+			t.completed[a.id] = true
+		case a.e != entry{}:
+			t.settled[a.e] = true
+		}
+	}
+	return true
 }

@@ -2,10 +2,12 @@ package test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ const (
 	lifeTime  = 700 * time.Millisecond // the longest that a server lives
 	downTime  = 60 * time.Millisecond  // the longest that it is away
 	drainTime = 60 * time.Second       // the longest without any progress at the end
+	soonTime  = 10 * time.Second       // the longest that what must be at once may take
 )
 
 // TestKill: the server is killed with -9 at random moments, again and again,
@@ -46,9 +49,20 @@ type crash struct {
 	mode   string
 	seed   uint64
 	s      *server
-	addr   string
+	addrs  map[string]string // by transport
 	ids    []string // of the targets
 	ledger *ledger
+
+	targetKinds []targetKind
+	senderKinds []senderKind
+	kills       int           // in `make test`
+	torture     time.Duration // how long instead; 0: kills
+	refuses     bool          // the server may refuse messages, also for good
+	census      func()        // called now and then before a server ends; nil: nothing
+	drained     func()        // called when all is delivered, before the last kill; nil: nothing
+	takeovers   atomic.Int64  // connections that took the place of one to the same server
+	thrown      atomic.Int64  // senders that a living server has closed
+	watching    atomic.Value  // <-chan struct{}: the life in which the witness is there
 
 	up        gate          // open while the server should be there
 	producing chan struct{} // closed: senders send no new messages
@@ -70,7 +84,14 @@ func newCrash(t *testing.T, mode string, transports ...string) *crash {
 	}
 	c := &crash{
 		t: t, mode: mode, seed: seed, ledger: newLedger(),
+		targetKinds: targetKinds, senderKinds: senderKinds, kills: killsPerMode,
 		producing: make(chan struct{}), draining: make(chan struct{}), over: make(chan struct{}),
+	}
+	if text := os.Getenv("HOMING_TORTURE"); text != "" {
+		var err error
+		if c.torture, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if mode == "" {
 		c.mode = syncModes[c.random(2).IntN(len(syncModes))]
@@ -83,7 +104,7 @@ func newCrash(t *testing.T, mode string, transports ...string) *crash {
 		c.s.addr[transport] = ""
 	}
 	c.s.fixPorts()
-	c.addr = c.s.addr["mqtt"]
+	c.addrs = maps.Clone(c.s.addr)
 	t.Logf("store.sync %s, store-after %s, seed %d", c.mode, storeAfter, seed)
 	return c
 }
@@ -101,7 +122,7 @@ func (c *crash) run(startSenders func()) {
 }
 
 func (c *crash) startTargets() {
-	for i, kind := range targetKinds {
+	for i, kind := range c.targetKinds {
 		id := fmt.Sprintf("target-%d-%s", i, kind.name)
 		c.ids = append(c.ids, id)
 		c.targets.Go(newCrashTarget(c, id, kind, c.random(uint64(100+i))).run)
@@ -110,7 +131,7 @@ func (c *crash) startTargets() {
 
 // startSenders starts those of TestKill. Each sends to each target.
 func (c *crash) startSenders() {
-	for i, kind := range senderKinds {
+	for i, kind := range c.senderKinds {
 		c.senders.Go(newCrashSender(c, fmt.Sprintf("sender-%d-%s", i, kind.name), kind, c.ids, c.random(uint64(200+i))).run)
 	}
 }
@@ -118,20 +139,19 @@ func (c *crash) startSenders() {
 // massacre kills and restarts the server, and returns how often.
 func (c *crash) massacre() int {
 	r := c.random(1)
-	limit := func(kills int, _ time.Time) bool { return kills < killsPerMode }
+	limit := func(kills int, _ time.Time) bool { return kills < c.kills }
 	if testing.Short() {
 		limit = func(kills int, _ time.Time) bool { return kills < 2 }
 	}
-	if text := os.Getenv("HOMING_TORTURE"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		limit = func(_ int, began time.Time) bool { return time.Since(began) < d }
+	if c.torture > 0 {
+		limit = func(_ int, began time.Time) bool { return time.Since(began) < c.torture }
 	}
 	kills := 0
 	for began := time.Now(); limit(kills, began); {
 		c.pause(time.Duration(r.Int64N(int64(lifeTime))))
+		if c.census != nil && r.IntN(2) == 0 {
+			c.census()
+		}
 		if r.IntN(6) == 0 {
 			c.terminate()
 			continue
@@ -188,6 +208,9 @@ func (c *crash) settle(kills int) {
 	close(c.draining)
 	c.progress("the senders have their acknowledgements", waitGroup(&c.senders))
 	c.progress("everything acknowledged is delivered", c.when(func() bool { return c.ledger.missing() == 0 }))
+	if c.drained != nil {
+		c.drained()
+	}
 	c.kill()
 	c.s.launch()
 	c.awaitUp()
@@ -236,6 +259,20 @@ func (c *crash) when(ok func() bool) <-chan struct{} {
 	return done
 }
 
+// soon waits until ok, for some seconds, and notes a problem if it waits in
+// vain. It returns how long it took.
+func (c *crash) soon(what string, ok func() bool) time.Duration {
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > soonTime {
+			c.ledger.problem("not within %v: %s", soonTime, what)
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
 // progress waits for done as long as the ledger changes.
 func (c *crash) progress(what string, done <-chan struct{}) {
 	limit := time.NewTimer(drainTime)
@@ -258,8 +295,8 @@ func (c *crash) progress(what string, done <-chan struct{}) {
 
 func (c *crash) report(kills int) {
 	sum, problems := c.ledger.close()
-	c.t.Logf("%-8s kills %d  sent %d  acknowledged %d  delivered %d  duplicates %d  twice %d  lost %d",
-		c.mode, kills, sum.sent, sum.acknowledged, sum.delivered, sum.duplicates, sum.twice, sum.lost)
+	c.t.Logf("%-8s kills %d  takeovers %d  sent %d  acknowledged %d  refused %d (and %d connections closed)  delivered %d  duplicates %d  twice %d  lost %d",
+		c.mode, kills, c.takeovers.Load(), sum.sent, sum.acknowledged, sum.refused, c.thrown.Load(), sum.delivered, sum.duplicates, sum.twice, sum.lost)
 	for _, p := range problems {
 		c.t.Errorf("seed %d: %s", c.seed, p)
 	}

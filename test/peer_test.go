@@ -45,10 +45,14 @@ type peer struct {
 
 // dial opens a network connection.
 func (s *server) dial(transport string) (net.Conn, error) {
+	return dialAddr(transport, s.addr[transport])
+}
+
+// dialAddr opens a network connection to HOST:PORT.
+func dialAddr(transport, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	anyCert := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // made by the test
-	addr := s.addr[transport]
 	switch transport {
 	case "mqtt":
 		return new(net.Dialer).DialContext(ctx, "tcp", addr)
