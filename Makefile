@@ -5,7 +5,8 @@
 # make interop  other people's RocketMQ SDKs against the server; installs them first
 # make lint     all checks
 # make fuzz     each fuzz target for FUZZTIME (10s), then the live server for LIVETIME (5m)
-# make torture  kill -9 at random moments, for TORTURE (10m)
+# make torture  kill -9 at random moments, each test for TORTURE (10m): also with a
+#               small disk limit, with few descriptors, with takeovers
 # make bench    Go benchmarks
 # make docs     docs/compat.md, from internal/compat and the tags in comments
 # make proto    internal/rocketmqpb/*.pb.go, from rocketmq.proto; the tools are built first

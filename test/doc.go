@@ -23,8 +23,9 @@
 //
 //	HOMING_TEST_BINARY  test this binary instead of building one
 //	HOMING_TEST_RACE    1: build with the race detector
-//	HOMING_TEST_SEED    of the random choices of TestKill, TestKillRocketMQ and TestFuzzLive
-//	HOMING_TORTURE      how long TestKill and TestKillRocketMQ go on, 10m for example
+//	HOMING_TEST_SEED    of the random choices of TestKill... and TestFuzzLive
+//	HOMING_TORTURE      how long the TestKill... go on, 10m for example: TestKill so long in each sync mode,
+//	                    those of disk, descriptors and takeovers so long in all three together
 //	HOMING_FUZZ         how long TestFuzzLive loads the server
 //	HOMING_FUZZ_REPLAY  a file of connections that it plays instead
 //	HOMING_INTEROP      1: run TestInteropSDK (make interop)

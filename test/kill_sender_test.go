@@ -277,8 +277,8 @@ func (s *crashSender) told(u *underWay, a *mqtt.Ack) {
 	case a.Code == mqtt.CodeNoMatchingSubscribers && !s.kind.persistent:
 	case a.Code == mqtt.CodeImplementationSpecificError && strings.Contains(string(a.Properties.ReasonString), "shutting down"):
 	case s.c.refuses && (a.Code == mqtt.CodeQuotaExceeded || a.Code == mqtt.CodeImplementationSpecificError):
-		untaken := u.e.qos == 2 || !u.m.Dup
-		s.c.ledger.note(u.e, func(f *fate) { f.refused, f.untaken = true, untaken })
+		// QoS 1 may have been sent to the target before there was no room to keep it.
+		s.c.ledger.note(u.e, func(f *fate) { f.refused, f.untaken = true, f.qos == 2 })
 		s.insisted = append(s.insisted, entry{sender: s.id, target: u.e.target, qos: u.e.qos})
 	default:
 		s.c.ledger.problem("%s: %v for %+v: %s", s.id, show([]any{a}), u.e, a.Properties.ReasonString)
