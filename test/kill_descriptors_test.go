@@ -89,8 +89,15 @@ func (k *killDescriptors) run() {
 	}
 }
 
-// crowd is strangers at a listener: at most ten connections at a time. Some say
-// something, none says what is expected.
+// The strangers come in waves: while they are there, all descriptors that anybody
+// can have are taken.
+const (
+	wave      = 300 * time.Millisecond // every second one is a pause
+	crowdSize = 20                     // connections of a crowd at a time
+)
+
+// crowd is strangers at a listener. Some say something, none says what is
+// expected.
 func (k *killDescriptors) crowd(addr string, r *rand.Rand) {
 	var open []net.Conn
 	defer func() {
@@ -102,7 +109,14 @@ func (k *killDescriptors) crowd(addr string, r *rand.Rand) {
 		select {
 		case <-k.gone:
 			return
-		case <-time.After(time.Duration(2+r.IntN(20)) * time.Millisecond):
+		case <-time.After(time.Duration(1+r.IntN(8)) * time.Millisecond):
+		}
+		if time.Now().UnixNano()/int64(wave)%2 == 0 {
+			for _, conn := range open {
+				conn.Close()
+			}
+			open = nil
+			continue
 		}
 		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 			k.came.Add(1)
@@ -111,7 +125,7 @@ func (k *killDescriptors) crowd(addr string, r *rand.Rand) {
 			}
 			open = append(open, conn)
 		}
-		if len(open) >= 10 || len(open) > 0 && r.IntN(8) == 0 {
+		if len(open) >= crowdSize || len(open) > 0 && r.IntN(20) == 0 {
 			n := 1 + r.IntN(len(open))
 			for _, conn := range open[:n] {
 				conn.Close()
