@@ -68,7 +68,9 @@ func (d *killDisk) run() {
 	kills := d.massacre()
 	d.awaitUp()
 	// So that it is the server that was full that has room again.
-	eventually(d.t, "the last server is full", func() bool { return d.s.dropped("store_full") > 0 })
+	eventually(d.t, "the last server is full, and somebody was disconnected for that", func() bool {
+		return d.s.dropped("store_full") > 0 && d.thrown.Load() > 0
+	})
 	close(d.producing)
 	d.settle(kills)
 	sum, _ := d.ledger.close()

@@ -110,7 +110,10 @@ func (k *killTakeover) run() {
 	}
 	kills := k.massacre()
 	k.awaitUp()
-	k.everythingArrives()
+	eventually(k.t, "something was due", func() bool {
+		k.everythingArrives()
+		return k.due > 0
+	})
 	close(k.producing)
 	k.settle(kills)
 	published := 0
