@@ -161,9 +161,11 @@ func (l *ledger) deliver(e entry, how string) {
 
 // onceOnly reports whether a message must not come again to a target that has
 // acknowledged it: QoS 1 may, if its sender has sent it again.
-func (l *ledger) onceOnly(e entry) (yes bool) {
-	l.note(e, func(f *fate) { yes = f.qos == 2 || !f.resent })
-	return yes
+func (l *ledger) onceOnly(e entry) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.account(e).fates[e.seq-1]
+	return f.qos == 2 || !f.resent
 }
 
 func (l *ledger) seen(target, mark string) {

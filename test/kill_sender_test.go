@@ -106,13 +106,15 @@ func (s *crashSender) resume(l *link) {
 			b = s.release(b, u.m.PacketID, l.version)
 			continue
 		}
+		if !u.m.Dup { // once: to send again and again is no progress
+			s.c.ledger.note(u.e, func(f *fate) {
+				f.resent = true
+				if s.c.refuses && s.kind.version == mqtt.V5 {
+					f.loose = true // its refusal may be what was lost, and the one behind it was taken
+				}
+			})
+		}
 		u.m.Dup = true
-		s.c.ledger.note(u.e, func(f *fate) {
-			f.resent = true
-			if s.c.refuses && s.kind.version == mqtt.V5 {
-				f.loose = true // its refusal may be what was lost, and the one behind it was taken
-			}
-		})
 		b = u.m.Append(b, l.version)
 	}
 	l.send(b)
