@@ -164,8 +164,8 @@ func (l *ledger) deliver(e entry, how string) {
 func (l *ledger) onceOnly(e entry) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := l.account(e).fates[e.seq-1]
-	return f.qos == 2 || !f.resent
+	fates := l.account(e).fates
+	return e.qos == 2 || e.seq < 1 || e.seq > len(fates) || !fates[e.seq-1].resent
 }
 
 func (l *ledger) seen(target, mark string) {

@@ -278,9 +278,10 @@ func (c *crash) soon(what string, ok func() bool) time.Duration {
 	return time.Since(began)
 }
 
-// progress waits for done as long as the ledger changes.
+// progress waits for done as long as the ledger changes, but not for ever: a
+// sender that is refused again and again changes it too.
 func (c *crash) progress(what string, done <-chan struct{}) {
-	limit := time.NewTimer(drainTime)
+	limit, last := time.NewTimer(drainTime), time.After(3*drainTime)
 	for {
 		select {
 		case <-done:
@@ -288,14 +289,21 @@ func (c *crash) progress(what string, done <-chan struct{}) {
 		case <-c.ledger.news():
 			limit.Reset(drainTime)
 		case <-limit.C:
-			_, page := c.s.get("/metrics")
-			close(c.over)
-			c.senders.Wait()
-			c.targets.Wait()
-			c.report(-1)
-			c.t.Fatalf("seed %d: in vain waited until %s; metrics:\n%s", c.seed, what, homingMetrics(page))
+			c.inVain(what)
+		case <-last:
+			c.inVain(what)
 		}
 	}
+}
+
+// inVain ends the run: something was waited for too long.
+func (c *crash) inVain(what string) {
+	_, page := c.s.get("/metrics")
+	close(c.over)
+	c.senders.Wait()
+	c.targets.Wait()
+	c.report(-1)
+	c.t.Fatalf("seed %d: in vain waited until %s; metrics:\n%s", c.seed, what, homingMetrics(page))
 }
 
 func (c *crash) report(kills int) {
