@@ -160,12 +160,17 @@ func (l *ledger) deliver(e entry, how string) {
 }
 
 // onceOnly reports whether a message must not come again to a target that has
-// acknowledged it: QoS 1 may, if its sender has sent it again.
+// acknowledged it. QoS 1 may, if its sender has sent it again, or if a crash came
+// between the publication of a delayed message and the note of it.
 func (l *ledger) onceOnly(e entry) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fates := l.account(e).fates
-	return e.qos == 2 || e.seq < 1 || e.seq > len(fates) || !fates[e.seq-1].resent
+	if e.qos == 2 || e.seq < 1 || e.seq > len(fates) {
+		return true
+	}
+	f := &fates[e.seq-1]
+	return !f.resent && f.due == 0
 }
 
 func (l *ledger) seen(target, mark string) {
