@@ -72,12 +72,16 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err != nil {
 		return nil, err
 	}
-	if err := s.listen(conf); err != nil {
+	if err := s.listen(conf); err != nil { // a port in use is told before the store is touched
 		return nil, err
 	}
 	s.places = newPlaces(log)
+	s.closeListeners() // nobody is to connect while the store opens, which may take long, or fail
 	metrics := prometheus.NewRegistry()
 	if err := s.startCore(metrics); err != nil {
+		return nil, err
+	}
+	if err := s.listen(conf); err != nil {
 		return nil, err
 	}
 	if err := s.startRocketMQ(conf); err != nil {
@@ -193,8 +197,7 @@ func (s *server) certificate() (*tls.Config, error) {
 	return cert.Config(), nil
 }
 
-// listen opens the listeners, so that a port in use is told before the store
-// is touched.
+// listen opens the listeners.
 func (s *server) listen(conf *tls.Config) error {
 	at := &s.cfg.Listen
 	vip := ""
@@ -227,6 +230,14 @@ func (s *server) listen(conf *tls.Config) error {
 		s.bound = append(s.bound, b)
 	}
 	return nil
+}
+
+// closeListeners closes what listen has opened.
+func (s *server) closeListeners() {
+	for _, b := range s.bound {
+		_ = b.l.Close()
+	}
+	s.bound = nil
 }
 
 // serve starts to accept.
@@ -275,9 +286,7 @@ func (s *server) shutdown() {
 
 // close frees what startServer has opened.
 func (s *server) close() {
-	for _, b := range s.bound {
-		_ = b.l.Close()
-	}
+	s.closeListeners()
 	if s.core != nil {
 		s.core.Close()
 	}

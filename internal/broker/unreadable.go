@@ -31,9 +31,8 @@ const (
 	damagedTimes = 2 // its bytes are wrong
 	mediumTimes  = 8 // the disk does not give them: for about two minutes
 
-	// The time between tries, microseconds: it doubles from damagedPause or
-	// readPause up to maxReadPause.
-	damagedPause = 100_000
+	// The time between tries, microseconds: it doubles from readPause up to
+	// maxReadPause. Damaged bytes are read again at once.
 	readPause    = 1_000_000
 	maxReadPause = 60_000_000
 
@@ -67,7 +66,7 @@ func (b *Broker) judge(inbox string, err error) (seq uint64, giveUp bool, at int
 	most, pause := 0, int64(readPause)
 	switch e.Fault {
 	case mq.FaultDamage:
-		most, pause = damagedTimes, damagedPause
+		most, pause = damagedTimes, 0
 	case mq.FaultMedium:
 		most = mediumTimes
 	}
@@ -89,6 +88,9 @@ func (b *Broker) judge(inbox string, err error) (seq uint64, giveUp bool, at int
 // again. s is locked.
 func (s *Session) skip(err error, b *Batch) bool {
 	seq, giveUp, at := s.b.judge(s.id, err)
+	if !giveUp && at <= monotonic() {
+		return true // again at once
+	}
 	if !giveUp {
 		s.full = true
 		s.b.stall(s, at)
