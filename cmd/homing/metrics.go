@@ -61,6 +61,10 @@ var (
 	descSpares      = desc("store_spares", "Spare segment files; they are given back when the file system is short of room.")
 	descSparesGiven = desc("store_spares_given_back_total", "Spare segment files removed because the file system was short of room.")
 	descSegments    = desc("store_segments", "Segments of the inbox log in use.")
+	descMetaDown    = desc("store_metadata_down", "1 while the metadata (sessions, subscriptions, wills) cannot be used; it is opened again.")
+	descMetaFails   = desc("store_metadata_failures_total", "Failures after which the metadata was opened again.")
+	descMetaCut     = desc("store_metadata_records_cut", "Records of the metadata that the last start found behind the end of a log, never promised.")
+	descMetaBad     = desc("store_metadata_damaged_total", "Reads of the metadata that met a damaged block.")
 	descQueued      = desc("store_queued_bytes", "Bytes that wait to be written.")
 	descRocketConns = desc("rocketmq_connections", "Open connections of RocketMQ clients.", "protocol")
 	descRocketNew   = desc("rocketmq_connections_accepted_total", "Accepted connections of RocketMQ clients.", "protocol")
@@ -132,6 +136,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descDiskFull, full)
 	count(descSparesGiven, uint64(st.SparesGiven))
 	gauge(descQueued, int64(st.Queued))
+	down := int64(0)
+	if st.MetaDown {
+		down = 1
+	}
+	gauge(descMetaDown, down)
+	count(descMetaFails, st.MetaFailures)
+	gauge(descMetaCut, int64(st.MetaDropped))
+	count(descMetaBad, st.MetaDamaged)
 	count(descResent, s.Resent.Load())
 	count(descAcked, s.Acked.Load())
 	count(descDirect, s.Direct.Load())
