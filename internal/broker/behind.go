@@ -94,11 +94,16 @@ func refusable(c Completer) bool {
 // unstore lets an entry of the window that is being stored be in memory only; what
 // the store makes of it is removed.
 func (s *Session) unstore(e *inflight) {
+	s.keepInMemory(e)
+	s.change(mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: e.seq})
+}
+
+// keepInMemory counts an entry of the window as one that is not stored.
+func (s *Session) keepInMemory(e *inflight) {
 	e.state = volatile
 	s.hold(len(e.rec))
 	s.held--
 	s.heldBytes -= int64(e.size)
 	s.count--
 	s.bytes -= int64(e.size)
-	s.change(mq.Op{Kind: mq.OpAck, Inbox: s.inbox, Seq: e.seq})
 }

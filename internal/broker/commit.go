@@ -94,12 +94,7 @@ func (s *Session) putDone(op *mq.Op, err error, b *Batch) {
 		}
 		// It was sent, so the target may still have it; the sender was told
 		// that it is not safe.
-		e.state = volatile
-		s.hold(len(e.rec))
-		s.count--
-		s.bytes -= int64(e.size)
-		s.held--
-		s.heldBytes -= int64(e.size)
+		s.keepInMemory(e)
 		return
 	}
 	q := s.tail.find(op.Seq)

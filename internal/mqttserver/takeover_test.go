@@ -490,4 +490,3 @@ func TestInputOfReset(t *testing.T) {
 		})
 	}
 }
-
