@@ -66,6 +66,7 @@ func (s *Session) refuseBehind(seq uint64, err error, b *Batch) {
 			s.unstore(e)
 		}
 	}
+	s.dropBehind(sender, seq, err)
 	for i := range s.tail.n {
 		q := s.tail.at(i)
 		if q.seq <= seq || q.qos0 || q.state != writing || !refusable(q.origin) || senderOf(q.origin) != sender {
@@ -81,6 +82,37 @@ func (s *Session) refuseBehind(seq uint64, err error, b *Batch) {
 		size := len(q.rec)
 		s.tail.kill(q)
 		s.forget(q.seq, size) // in the order of the queue: after its put
+	}
+}
+
+// gated is the origin of a message that waits in memory only and whose sender is
+// answered already, or not at all: it says whose it is, if that client cannot be
+// told by a code of what was refused.
+func (d *delivery) gated() Completer {
+	if d.gate == nil {
+		return nil
+	}
+	return d.gate
+}
+
+// waits reports whether a sender waits for the outcome of an entry; 0 is no
+// token of a claim.
+func waits(c Completer, token uint64) bool {
+	_, session := c.(*Session)
+	return c != nil && !(session && token == 0)
+}
+
+// dropBehind drops what waits in memory only behind a message that has failed, of
+// a client that will send that one again: it would overtake it.
+func (s *Session) dropBehind(sender *Session, seq uint64, err error) {
+	for i := range s.tail.n {
+		q := s.tail.at(i)
+		if q.state != volatile || q.seq < seq || q.origin != Completer(sender) || waits(q.origin, q.token) {
+			continue
+		}
+		s.hold(-len(q.rec))
+		s.b.drop(dropOf(err))
+		s.tail.kill(q)
 	}
 }
 

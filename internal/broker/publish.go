@@ -228,7 +228,7 @@ func (s *Session) deliverQoS0(d *delivery, b *Batch) {
 			s.b.drop(mq.DropSlowConsumer)
 			return
 		}
-		q := queued{seq: s.nextSeq - 1, rec: d.record(), state: volatile, qos0: true}
+		q := queued{seq: s.nextSeq - 1, rec: d.record(), origin: d.gated(), state: volatile, qos0: true}
 		s.hold(len(q.rec))
 		s.tail.push(q)
 	default:
@@ -375,6 +375,7 @@ func (s *Session) queue(d *delivery, b *Batch) {
 		q.origin, q.token = d.origin, d.token
 	} else {
 		b.complete(d.origin, d.token, mq.OK)
+		q.origin = d.gated()
 	}
 	s.tail.push(q)
 	b.pump(s)

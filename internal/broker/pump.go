@@ -94,7 +94,7 @@ func (s *Session) spill() {
 			return
 		case q.state == durable:
 			s.backlog = max(s.backlog, q.seq)
-		case q.state == volatile && q.origin == nil && s.crowded():
+		case q.state == volatile && (q.qos0 || !waits(q.origin, q.token)) && s.crowded():
 			s.hold(-len(q.rec))
 			s.b.drop(mq.DropSlowConsumer)
 		default:
