@@ -72,31 +72,47 @@ func (in *input) settle() {
 }
 
 // arrived returns a channel that is closed when what is in the socket now is
-// handled; nil if nothing is left to handle. What comes later does not count.
-func (in *input) arrived(raw syscall.RawConn) <-chan struct{} {
+// handled; nil if nothing is left to handle. What comes later does not count, but
+// silent tells that the client has not closed: something may be about to come.
+func (in *input) arrived(raw syscall.RawConn) (done <-chan struct{}, silent bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.ended {
-		return nil
+		return nil, false
 	}
 	unread := 0
-	_ = raw.Control(func(fd uintptr) { unread = unreadBytes(int(fd)) }) // 0 if it is closed
+	_ = raw.Control(func(fd uintptr) { // not called if it is closed
+		unread = unreadBytes(int(fd))
+		silent = unread == 0 && peerOpen(int(fd))
+	})
 	if unread == 0 && in.drained {
-		return nil
+		return nil, silent
 	}
 	if in.settled == nil {
 		in.settled = &settlement{upTo: in.read + uint64(unread), done: make(chan struct{})}
 	}
-	return in.settled.done
+	return in.settled.done, false
 }
 
-// settleTime bounds the wait for the input of an old connection. It is reached
-// only when the server cannot keep up: what is waited for is in memory.
-const settleTime = 5 * time.Second
+const (
+	// settleTime bounds the wait for the input of an old connection. It is reached
+	// only when the server cannot keep up: what is waited for is in memory.
+	settleTime = 5 * time.Second
+	// silentTime is how long one that is silent is listened to. The packets of two
+	// connections of one client may overtake each other, in its system and in ours
+	// too: a busy kernel hands them over by processor.
+	silentTime  = 5 * time.Millisecond
+	silentLooks = 5
+)
 
 // Settle implements broker.Conn.
 func (c *conn) Settle() {
-	arrived := c.in.arrived(c.socket())
+	raw := c.socket()
+	arrived, silent := c.in.arrived(raw)
+	for look := 0; silent && look < silentLooks; look++ {
+		time.Sleep(silentTime / silentLooks)
+		arrived, silent = c.in.arrived(raw)
+	}
 	if arrived == nil {
 		return
 	}

@@ -167,7 +167,9 @@ func (s *Server) settle(all []*conn) {
 	end := time.Now().Add(gateway.DrainTime)
 	for _, c := range all {
 		if c.connected.Load() && time.Now().Before(end) {
-			c.Settle()
+			if arrived, _ := c.in.arrived(c.socket()); arrived != nil {
+				c.Settle()
+			}
 		}
 	}
 }
