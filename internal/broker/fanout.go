@@ -165,28 +165,28 @@ func (m *match) offer(d *delivery, f *fanout, b *Batch) {
 // of its packet identifier or the end of the delay are one unit. Half of it after
 // a crash would be a loss or a duplicate for the others. Broker.groups is locked.
 //
-// Shared subscriptions are locked first: they lock members while they are.
+// Shared subscriptions come first, while no client is locked: they lock members,
+// which may be among the matches.
 func (b *Broker) offerGroup(d *delivery, f *fanout, batch *Batch) {
-	slices.SortStableFunc(batch.matches, func(x, y match) int { return x.s.rank() - y.s.rank() })
-	for _, m := range batch.matches {
-		m.s.mu.Lock()
-	}
 	f.left.Add(1)
-	if d.stopped() { // all or nothing
+	if d.stopped() { // all or nothing; what fails from now on is left to the store's order
 		b.refuse(d, mq.DropStoreFailed, mq.StoreFailed, batch)
-	} else {
-		if d.m.Retain {
-			b.retain(d, f)
-		}
-		for i := range batch.matches {
-			batch.matches[i].offer(d, f, batch)
-		}
-		b.submitted(1)
-		// The puts side by side: they share the payload.
-		slices.SortStableFunc(d.group, func(x, y mq.Op) int { return int(x.Kind) - int(y.Kind) })
-		d.along.Owner = f
-		b.store.SubmitGroup(append(d.group, d.along))
+		return
 	}
+	d.gate = nil
+	if d.m.Retain {
+		b.retain(d, f)
+	}
+	slices.SortStableFunc(batch.matches, func(x, y match) int { return x.s.rank() - y.s.rank() })
+	for i := range batch.matches {
+		batch.matches[i].s.mu.Lock()
+		batch.matches[i].offer(d, f, batch)
+	}
+	b.submitted(1)
+	// The puts side by side: they share the payload.
+	slices.SortStableFunc(d.group, func(x, y mq.Op) int { return int(x.Kind) - int(y.Kind) })
+	d.along.Owner = f
+	b.store.SubmitGroup(append(d.group, d.along))
 	for _, m := range batch.matches {
 		m.s.unlock()
 	}

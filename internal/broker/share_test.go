@@ -547,3 +547,30 @@ func memberAtRandom(w *world, p *peer, r *rand.Rand, stop chan struct{}) {
 		}
 	}
 }
+
+// TestSharedAndOwn: a member of a shared subscription that also has one of its own
+// gets a QoS 2 message by both; they are locked together with the group.
+func TestSharedAndOwn(t *testing.T) {
+	w := newWorld(t, Options{}, store.SyncOS)
+	defer w.stop()
+	d := &device{id: "dev", persistent: true, window: 100}
+	w.connect(d, true)
+	w.b.Subscribe(d.sess, &mq.Principal{}, []mq.Subscription{{Filter: "news", QoS: 2}, {Filter: "$share/g/news", QoS: 2}}, &w.batch)
+	w.batch.Flush()
+	s := &device{id: "sender", persistent: true, window: 10}
+	w.connect(s, true)
+	for n := 1; n <= 20; n++ {
+		w.pub2(s, "news", n, uint16(n))
+	}
+	w.settle()
+	w.drainAll(d)
+	got := map[int]int{}
+	for _, p := range d.got {
+		got[p.n]++
+	}
+	for n := 1; n <= 20; n++ {
+		if got[n] != 2 {
+			t.Errorf("message %d came %d times, want 2", n, got[n])
+		}
+	}
+}
