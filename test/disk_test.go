@@ -274,12 +274,12 @@ func TestRefusedQoS2FreesIdentifier(t *testing.T) {
 	off := s.connect(mqtt.V5, "off", persistent)
 	off.subscribe(2, "t")
 	off.vanish()
+	q := s.connect(mqtt.V5, "q", persistent) // a full store takes no new session
 	p := s.connect(mqtt.V5, "filler", persistent)
 	for _, size := range []int{1 << 20, 64 << 10, 4 << 10, 300, 10} {
 		for p.publish("kill/p2p/nobody", string(make([]byte, size)), 1) == 0 {
 		}
 	}
-	q := s.connect(mqtt.V5, "q", persistent)
 	refused := &mqtt.Publish{Topic: []byte("t"), Payload: []byte("refused"), QoS: 2, PacketID: 7}
 	q.send(refused)
 	if a := receive[*mqtt.Ack](q); !a.Code.Failed() {
