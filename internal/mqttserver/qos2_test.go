@@ -59,4 +59,11 @@ func TestReceiveMaximumAnew(t *testing.T) {
 	}
 	p.send(publish("a/p2p/dev", "more", 2, 31))
 	p.expectClose(mqtt.CodeReceiveMaximumExceeded)
+
+	dev, _ := open(t, addr, mqtt.V5, func(c *mqtt.Connect) { c.ClientID, c.CleanStart = []byte("dev"), false })
+	for n := range 20 {
+		if m := dev.expectPublish(); string(m.Payload) != []string{"old", "new"}[n/10] {
+			t.Errorf("message %d is %q", n, m.Payload)
+		}
+	}
 }
