@@ -368,18 +368,13 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	defer s.close()
-	s.serve()
 	if every := cfg.Sys.Interval; every > 0 {
 		if !slices.ContainsFunc(cfg.Auth.Rules, func(r config.Rule) bool { return strings.HasPrefix(r.Topic, "$SYS") }) {
 			log.Warn("sys.interval is set, but no rule of auth.rules names $SYS: nobody can read the statistics")
 		}
-		stop, stopped := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(stopped)
-			s.statistics(every, stop)
-		}()
-		defer func() { close(stop); <-stopped }()
+		defer s.startStatistics(every)()
 	}
+	s.serve()
 	s.banner(con.Out)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

@@ -9,30 +9,50 @@ import (
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
-// statistics publishes on $SYS/broker/..., under the names that other servers
-// use, until stop is closed.
-func (s *server) statistics(every time.Duration, stop <-chan struct{}) {
-	started := time.Now()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	var batch broker.Batch
-	for {
-		batch.Begin()
-		publish := func(topic, value string) {
-			s.core.PublishSystem("$SYS/broker/"+topic, []byte(value), &batch)
-		}
-		publish("version", "homing "+version)
-		publish("uptime", strconv.Itoa(int(time.Since(started).Seconds()))+" seconds")
-		for topic, value := range s.numbers() {
-			publish(topic, strconv.FormatUint(value, 10))
-		}
-		batch.Flush()
-		select {
-		case <-tick.C:
-		case <-stop:
-			return
-		}
+// A statistician publishes what the server counts on $SYS/broker/..., under the
+// names that other servers use.
+type statistician struct {
+	of      *server
+	started time.Time
+	batch   broker.Batch // reused
+}
+
+// publish sets all values. They are retained: a new subscriber has the last
+// ones at once. One goroutine at a time may call it.
+func (s *statistician) publish() {
+	s.batch.Begin()
+	defer s.batch.Flush()
+	set := func(topic, value string) {
+		s.of.core.PublishSystem("$SYS/broker/"+topic, []byte(value), &s.batch)
 	}
+	set("version", "homing "+version)
+	set("uptime", strconv.Itoa(int(time.Since(s.started).Seconds()))+" seconds")
+	for topic, value := range s.of.numbers() {
+		set(topic, strconv.FormatUint(value, 10))
+	}
+}
+
+// startStatistics publishes the first values, so that the first client finds
+// them, and then new ones in each interval, until the returned function is
+// called.
+func (s *server) startStatistics(every time.Duration) (end func()) {
+	of := &statistician{of: s, started: time.Now()}
+	of.publish()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				of.publish()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
 }
 
 // numbers are the values of the topics below $SYS/broker.
