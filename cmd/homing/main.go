@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/homing-mq/homing/internal/config"
+	"github.com/homing-mq/homing/internal/logging"
 )
 
 // cli is the command line. A command is a struct with a method
@@ -130,9 +131,6 @@ func newLogger(con *console, settings config.Log) *slog.Logger {
 	if err := level.UnmarshalText([]byte(settings.Level)); err != nil {
 		level = slog.LevelInfo
 	}
-	options := &slog.HandlerOptions{Level: level}
-	if settings.Format == "text" || settings.Format == "auto" && isTerminal(con.Err) {
-		return slog.New(slog.NewTextHandler(con.Err, options))
-	}
-	return slog.New(slog.NewJSONHandler(con.Err, options))
+	text := settings.Format == "text" || settings.Format == "auto" && isTerminal(con.Err)
+	return logging.New(con.Err, logging.Options{Level: level, JSON: !text})
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/clock"
+	"github.com/homing-mq/homing/internal/logging"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 	"github.com/homing-mq/homing/internal/mqttserver"
@@ -22,6 +24,7 @@ type collector struct {
 	r *rocketmqserver.Server // nil: off
 	s *store.Store
 	c *clock.Clock
+	l *slog.Logger
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -50,6 +53,7 @@ var (
 	descDirect      = desc("messages_direct_total", "Messages acknowledged by their target before a write was needed.")
 	descStored      = desc("messages_stored_total", "Messages written to the store.")
 	descDropped     = desc("messages_dropped_total", "Messages that reached nobody.", "reason")
+	descLogLines    = desc("log_lines_left_out_total", "Lines about clients that are not let in, warnings and errors that the log has left out: too many were alike.")
 	descBlocked     = desc("writes_blocked_total", "Writes that met a full socket.")
 	descInboxes     = desc("store_inboxes", "Inboxes with stored messages, or in use.")
 	descEntries     = desc("store_messages", "Stored messages.")
@@ -148,6 +152,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descAcked, s.Acked.Load())
 	count(descDirect, s.Direct.Load())
 	count(descStored, s.Stored.Load())
+	count(descLogLines, logging.LeftOut(c.l))
 	count(descBlocked, g.Blocked.Load())
 	ch <- prometheus.MustNewConstMetric(descOffset, prometheus.GaugeValue, float64(c.c.Offset())/1000)
 	count(descJumps, c.c.Jumps())

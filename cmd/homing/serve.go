@@ -88,7 +88,7 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 		return nil, err
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock})
+		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log})
 	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http})
 	return s, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/homing-mq/homing/internal/gateway"
+	"github.com/homing-mq/homing/internal/logging"
 )
 
 // Options configure a Server.
@@ -46,8 +47,9 @@ func New(opt Options) *Server {
 		opt.Places = gateway.NewPlaces(0)
 	}
 	s := &Server{log: opt.Log}
+	strangers := logging.Strangers(opt.Log)
 	s.admission = gateway.Admission{Limiter: opt.Places.Limiter(0, 0), Log: opt.Log, Refused: func(remote netip.AddrPort) {
-		opt.Log.Info("connection refused", "remote", remote.String(), "transport", "http", "reason", "connection limit reached")
+		strangers.Info("connection refused", "remote", remote.String(), "transport", "http", "reason", "connection limit reached")
 	}}
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(opt.Log.Handler(), slog.LevelDebug)}

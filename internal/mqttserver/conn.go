@@ -245,7 +245,11 @@ func (c *conn) end() {
 	if r := c.reason.Load(); r != nil {
 		reason = *r
 	}
-	c.srv.log.Info("connection closed", "client", c.clientID(), "remote", c.remote().String(), "transport", c.transport.String(),
+	log := c.srv.log
+	if c.sess == nil {
+		log = c.srv.strangers
+	}
+	log.Info("connection closed", "client", c.clientID(), "remote", c.remote().String(), "transport", c.transport.String(),
 		"reason", reason, "duration", time.Duration(clock()-c.started).Round(time.Millisecond).String())
 }
 

@@ -37,7 +37,7 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 				nc = tls.Server(s.newInlet(nc), conf)
 			}
 			if err := s.start(nc, over); err != nil {
-				s.log.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", err.Error())
+				s.strangers.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", err.Error())
 				_ = nc.Close()
 				s.limiter.Leave(remote.Addr())
 			}

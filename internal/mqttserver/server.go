@@ -12,6 +12,7 @@ import (
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/gateway"
+	"github.com/homing-mq/homing/internal/logging"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -65,7 +66,9 @@ type Server struct {
 	opt    Options
 	broker *broker.Broker
 	log    *slog.Logger
-	Stats  Stats
+	// strangers is the log for those who are not let in.
+	strangers *slog.Logger
+	Stats     Stats
 
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
@@ -88,7 +91,7 @@ func New(opt Options) *Server {
 	if places == nil {
 		places = gateway.NewPlaces(0)
 	}
-	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, limiter: places.Limiter(opt.Connections, opt.PerAddress)}
+	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -102,7 +105,7 @@ func (s *Server) admission(over transport) *gateway.Admission {
 	return &gateway.Admission{Limiter: s.limiter, Log: s.log, Refused: func(remote netip.AddrPort) {
 		s.Stats.Accepted.Add(1)
 		s.Stats.OverLimit.Add(1)
-		s.log.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", "connection limit reached")
+		s.strangers.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", "connection limit reached")
 	}}
 }
 

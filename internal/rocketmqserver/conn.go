@@ -87,7 +87,7 @@ func (c *conn) serve() {
 	if !isFarewell(err) {
 		level = slog.LevelInfo
 	}
-	c.srv.log.Log(context.Background(), level, "RocketMQ connection closed", "remote", c.remote.String(), "transport", "rocketmq", "client", string(clip([]byte(c.client.ClientID))), "reason", err)
+	c.srv.strangers.Log(context.Background(), level, "RocketMQ connection closed", "remote", c.remote.String(), "transport", "rocketmq", "client", string(clip([]byte(c.client.ClientID))), "reason", err)
 }
 
 // isFarewell reports whether a connection has ended as connections do.

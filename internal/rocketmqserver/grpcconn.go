@@ -164,7 +164,7 @@ func (c *grpcConn) noteFailure(err error) {
 	if c.greeting[0] == 0 && isFarewell(err) || c.srv.closing.Load() {
 		level = slog.LevelDebug
 	}
-	c.srv.log.Log(context.Background(), level, "RocketMQ connection closed", "remote", gateway.AddrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", err)
+	c.srv.strangers.Log(context.Background(), level, "RocketMQ connection closed", "remote", gateway.AddrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", err)
 }
 
 // Clone implements credentials.TransportCredentials.

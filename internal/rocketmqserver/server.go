@@ -17,6 +17,7 @@ import (
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/gateway"
+	"github.com/homing-mq/homing/internal/logging"
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -86,7 +87,7 @@ func (s *Stats) settle(p Protocol, code mq.Code, messages int) {
 // noteRefusal logs that a request is not authenticated. A stranger can send any
 // number of them: only the first of a connection is logged.
 func (s *Server) noteRefusal(remote netip.Addr, r mq.SignedRequest, err error) {
-	s.log.Info("RocketMQ request refused", "remote", remote.String(), "access_key", string(clip(r.AccessKey())), "reason", err.Error())
+	s.strangers.Info("RocketMQ request refused", "remote", remote.String(), "access_key", string(clip(r.AccessKey())), "reason", err.Error())
 }
 
 // refused counts a message, or a batch as a whole, that does not come to the
@@ -105,8 +106,10 @@ type Server struct {
 	opt    Options
 	broker *broker.Broker
 	log    *slog.Logger
-	tls    *tls.Config
-	Stats  Stats
+	// strangers is the log for those who are not let in, or break the protocol.
+	strangers *slog.Logger
+	tls       *tls.Config
+	Stats     Stats
 
 	closing atomic.Bool // sends are refused: try elsewhere
 	offset  atomic.Int64
@@ -128,7 +131,7 @@ type Server struct {
 
 // New makes a gateway without listeners.
 func New(opt Options) (*Server, error) {
-	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, tls: opt.TLS, conns: make(map[*conn]struct{}), inflate: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), tls: opt.TLS, conns: make(map[*conn]struct{}), inflate: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
 	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}
 	s.opt = opt
@@ -223,7 +226,7 @@ func (s *Server) admission(p Protocol, transport string) *gateway.Admission {
 	return &gateway.Admission{Limiter: s.limits[p], Log: s.log, Refused: func(remote netip.AddrPort) {
 		s.Stats.Accepted[p].Add(1)
 		s.Stats.OverLimit[p].Add(1)
-		s.log.Info("connection refused", "remote", remote.String(), "transport", transport, "reason", "connection limit reached")
+		s.strangers.Info("connection refused", "remote", remote.String(), "transport", transport, "reason", "connection limit reached")
 	}}
 }
 

@@ -25,6 +25,8 @@ type committer struct {
 	broken   map[mq.Inbox]failure
 	failures uint64 // numbers them
 
+	troubled int // commits that failed since the last one that was written
+
 	places  []place // of ops
 	names   names
 	refused []refusal
@@ -299,9 +301,10 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 			// not be found. If this fails, too, they may: the ops have failed
 			// with an error of the disk, and nothing better is known of them.
 			_, _ = seg.file.WriteAt(make([]byte, frameHeaderSize), l.tail.end)
-			l.log.Error("write to the inbox log failed", "file", seg.path, "offset", l.tail.end, "error", err)
+			c.trouble("write to the inbox log failed", "file", seg.path, "offset", l.tail.end, "error", err)
 			return writeError(seg.path, err)
 		}
+		c.fine()
 		l.tail.mu.Lock()
 		l.tail.end += int64(len(c.enc.buf))
 		l.tail.mu.Unlock()
@@ -314,6 +317,22 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 		return err
 	}
 	return nil
+}
+
+// trouble logs that a commit has failed. While others fail behind it, it says
+// nothing more.
+func (c *committer) trouble(what string, attrs ...any) {
+	if c.troubled++; c.troubled == 1 {
+		c.l.log.Error(what, attrs...)
+	}
+}
+
+// fine says that commits work again.
+func (c *committer) fine() {
+	if c.troubled > 0 {
+		c.l.log.Info("the inbox log is written again", "failed_commits", c.troubled)
+		c.troubled = 0
+	}
 }
 
 // rotate seals the active segment and goes on in the next.
@@ -364,7 +383,7 @@ func (c *committer) awaitNext() error {
 	}
 	if p.err != nil {
 		c.asked = false
-		l.log.Error("no new segment for the inbox log", "error", p.err)
+		c.trouble("no new segment for the inbox log", "error", p.err)
 		return writeError(l.dir, p.err)
 	}
 	c.next = p.seg
