@@ -183,6 +183,7 @@ type benchP2PCmd struct {
 	Parent     string        `default:"homing" placeholder:"TOPIC" help:"Parent topic (default: ${default})."`
 	Keep       bool          `help:"The senders ask the server to keep the messages."`
 	Persistent bool          `help:"The receivers have persistent sessions."`
+	Flood      int           `placeholder:"N" help:"Besides, N clients send PINGREQ without end, over tcp://: what do the pairs feel of them? Use it with --rate."`
 	Subscribe  bool          `help:"The receivers subscribe to their topic: for servers that do not know P2P topics."`
 }
 
@@ -294,7 +295,7 @@ func (c *benchP2PCmd) Run(ctx context.Context, con *console) error {
 	b := bench.P2P{
 		Connect: target.Connect, Senders: senders, Parent: c.Parent, Pairs: c.Pairs, QoS: byte(c.QoS), Payload: c.Payload, Window: c.Window, Rate: c.Rate,
 		Warmup: c.Warmup, Duration: c.Duration, Patience: c.Patience,
-		Subscribe: c.Subscribe, Keep: c.Keep, Persistent: c.Persistent, Server: target.process,
+		Subscribe: c.Subscribe, Keep: c.Keep, Persistent: c.Persistent, Flood: c.Flood, Server: target.process,
 	}
 	r, err := b.Run(ctx)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/clock"
 	"github.com/homing-mq/homing/internal/config"
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqttserver"
 	"github.com/homing-mq/homing/internal/rocketmqserver"
@@ -33,6 +34,7 @@ import (
 type server struct {
 	cfg      *config.Config
 	log      *slog.Logger
+	turns    gateway.Turns // of all readers
 	clock    *clock.Clock
 	store    *store.Store
 	auth     *auth.Auth
@@ -141,7 +143,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
 		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
 		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8, HideRefusals: cfg.Auth.HideRefusals,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
 	})
 	return nil
 }
@@ -158,7 +160,7 @@ func (s *server) startRocketMQ(conf *tls.Config) (err error) {
 		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
 		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal),
 		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
 	})
 	return err
 }

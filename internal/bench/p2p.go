@@ -35,6 +35,8 @@ type P2P struct {
 	Keep bool
 	// Persistent gives the receivers persistent sessions.
 	Persistent bool
+	// Flood is how many more clients send PINGREQ without end, over TCP.
+	Flood int
 	// Senders says how the senders connect, if not as Connect does.
 	Senders Senders
 	// Server, if set, is the server's process.
@@ -79,7 +81,12 @@ func (o *P2P) Run(ctx context.Context) (*P2PReport, error) {
 	if err := r.connect(ctx); err != nil {
 		return nil, err
 	}
+	flood, err := o.Connect.startFlood(ctx, o.Flood, r.name())
+	if err != nil {
+		return nil, err
+	}
 	report, err := r.measure(ctx)
+	flood.stop()
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +96,9 @@ func (o *P2P) Run(ctx context.Context) (*P2PReport, error) {
 }
 
 func (o *P2P) check() error {
+	if o.Flood < 0 {
+		return fmt.Errorf("%d flooding clients: make it 0 or more", o.Flood)
+	}
 	if o.Pairs < 1 {
 		return fmt.Errorf("%d pairs: make at least one", o.Pairs)
 	}
@@ -110,10 +120,13 @@ func checkLoad(payload, window int, rate float64, d time.Duration) error {
 	return nil
 }
 
+// name begins the client IDs.
+func (r *run) name() string { return fmt.Sprintf("bench-%04x-", uint16(r.id)) }
+
 // connect makes all pairs.
 func (r *run) connect(ctx context.Context) error {
 	o := r.options
-	name := fmt.Sprintf("bench-%04x-", uint16(r.id))
+	name := r.name()
 	for i := range o.Pairs {
 		p := &pair{run: r}
 		p.source = source{load: &r.load, index: uint32(i), more: p.fill}

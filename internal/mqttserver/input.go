@@ -145,6 +145,8 @@ type inlet struct {
 	srv      *Server
 	in       input
 
+	waited bool // Read has met an empty socket; of the reader
+
 	// Of the Read under way; the library makes one at a time.
 	ready func(fd uintptr) bool
 	dst   []byte
@@ -198,6 +200,7 @@ func (i *inlet) tryRead(fd uintptr) bool {
 	i.srv.pass(&i.in)
 	var wait bool
 	i.n, wait, i.err = i.in.receive(int(fd), i.dst)
+	i.waited = i.waited || wait
 	return !wait
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -101,9 +102,12 @@ func (w *worker) room(need int) []byte {
 func (c *conn) receive() error {
 	c.armKeepAlive()
 	if c.w != nil { // sent without waiting for CONNACK: section 3.1.4
-		if err := c.process(c.w, (*conn).handle); err != nil {
+		var turn gateway.Turn
+		defer turn.End()
+		if err := c.process(c.w, (*conn).handle, &turn); err != nil {
 			return err
 		}
+		turn.End()
 		c.release()
 	}
 	for {
@@ -145,7 +149,9 @@ func (c *conn) ready(fd uintptr) bool {
 // readReady reads until the socket is empty. It reports wait to be called
 // again when there is more.
 func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
-	for {
+	var turn gateway.Turn
+	defer turn.End()
+	for reads := 1; ; reads++ {
 		w := c.borrow()
 		dst := w.room(c.need(w))
 		c.srv.pass(c.in)
@@ -161,8 +167,11 @@ func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 		}
 		w.end += n
 		c.srv.Stats.BytesIn.Add(uint64(n))
-		if err := c.process(w, handle); err != nil {
+		if err := c.process(w, handle, &turn); err != nil {
 			return false, err
+		}
+		if reads > 1 && turn.Over(clock()) {
+			c.yield(&turn)
 		}
 		// Until EAGAIN, also after a short read: the poller tells of changes, and
 		// the end of the stream may have come together with these bytes.
@@ -173,9 +182,12 @@ func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 // small buffer waits.
 func (c *conn) readBlocking(handle handler) error {
 	small := make([]byte, 2048)
+	var turn gateway.Turn
+	defer turn.End()
 	for {
 		var n int
 		var err error
+		c.inlet().waited = false
 		if c.w != nil {
 			dst := c.w.room(c.need(c.w))
 			n, err = c.nc.Read(dst)
@@ -184,10 +196,16 @@ func (c *conn) readBlocking(handle handler) error {
 			w := c.borrow()
 			w.end += copy(w.room(w.end+n), small[:n])
 		}
+		if c.inlet().waited {
+			turn.End()
+		}
 		if n > 0 {
 			c.srv.Stats.BytesIn.Add(uint64(n))
-			if err := c.process(c.w, handle); err != nil {
+			if err := c.process(c.w, handle, &turn); err != nil {
 				return err
+			}
+			if turn.Over(clock()) {
+				c.yield(&turn)
 			}
 			c.release()
 			if c.connected.Load() {
@@ -255,8 +273,13 @@ func (c *conn) strangerNoMore() {
 	}
 }
 
-// process handles the whole packets in the worker's buffer and flushes.
-func (c *conn) process(w *worker, handle handler) error {
+// packetsOfTurn is how many packets are handled before the reader looks whether its
+// turn is over.
+const packetsOfTurn = 64
+
+// process handles the whole packets in the worker's buffer and flushes. It lets
+// others have their turn when that of this reader is over.
+func (c *conn) process(w *worker, handle handler, turn *gateway.Turn) error {
 	c.srv.broker.Throttle()
 	if w.start < w.end && mqtt.TypeOf(w.buf[w.start]) == mqtt.PUBLISH {
 		// Of connections that have input at the same time, Go runs the latest
@@ -271,8 +294,9 @@ func (c *conn) process(w *worker, handle handler) error {
 	}
 	w.batch.Begin()
 	c.lastRead = clock()
+	c.srv.opt.Turns.Begin(turn, c.lastRead)
 	defer w.batch.Flush()
-	for {
+	for packets := 1; ; packets++ {
 		first, body, n, _, err := mqtt.Split(w.buf[w.start:w.end], c.readLimit())
 		if err != nil {
 			if err = c.oversized(err); err != nil {
@@ -297,7 +321,23 @@ func (c *conn) process(w *worker, handle handler) error {
 			c.pause()
 			w.batch.Begin()
 			c.lastRead = clock() // what it has sent meanwhile is not read yet
+		case packets%packetsOfTurn == 0 && turn.Over(clock()):
+			w.batch.Flush()
+			c.yield(turn)
+			w.batch.Begin()
+			c.lastRead = clock()
 		}
+	}
+}
+
+// yield lets other connections have their turn, unless somebody waits for this
+// one.
+func (c *conn) yield(turn *gateway.Turn) {
+	c.out.mu.Lock()
+	hurried := c.out.hurried
+	c.out.mu.Unlock()
+	if !hurried {
+		turn.Yield(clock)
 	}
 }
 

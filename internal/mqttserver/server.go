@@ -41,6 +41,7 @@ type Options struct {
 	PerAddress     int           // connections per remote address; 0: no limit
 
 	Places *gateway.Places // for the connections of the process; nil: any number
+	Turns  *gateway.Turns  // those of the readers of the process; nil: of this server's
 
 	gate func(*input) // see Server.pass; nil but in tests
 }
@@ -90,6 +91,9 @@ func New(opt Options) *Server {
 	places := opt.Places
 	if places == nil {
 		places = gateway.NewPlaces(0)
+	}
+	if opt.Turns == nil {
+		opt.Turns = &gateway.Turns{}
 	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/rocketmq"
 )
@@ -104,22 +105,45 @@ func (c *conn) read() (err error) {
 			err = errPanic
 		}
 	}()
+	var turn gateway.Turn
+	defer turn.End()
 	for {
 		c.srv.broker.Throttle()
-		if err := c.process(); err != nil {
+		if err := c.process(&turn); err != nil {
 			return err
 		}
+		if turn.Over(now()) {
+			turn.Yield(now)
+		}
+		before := now()
 		if err := c.in.fill(c); err != nil {
 			return err
+		}
+		if now()-before > int64(waitTime) {
+			turn.End()
 		}
 	}
 }
 
-// process handles the whole requests that have arrived.
-func (c *conn) process() error {
+// waitTime is how long a read takes at least that has met an empty socket.
+const waitTime = 20 * time.Microsecond
+
+// requestsOfTurn is how many requests are handled before the reader looks whether
+// its turn is over.
+const requestsOfTurn = 16
+
+// now is the time since the program started, in nanoseconds.
+func now() int64 { return int64(time.Since(programStart)) }
+
+var programStart = time.Now()
+
+// process handles the whole requests that have arrived. It lets others have their
+// turn when that of this reader is over.
+func (c *conn) process(turn *gateway.Turn) error {
+	c.srv.opt.Turns.Begin(turn, now())
 	c.batch.Begin()
 	defer c.batch.Flush()
-	for {
+	for requests := 1; ; requests++ {
 		f, oversized, err := c.in.next(c)
 		if err != nil {
 			return err
@@ -131,6 +155,11 @@ func (c *conn) process() error {
 			return err
 		}
 		c.in.advance(c.srv)
+		if requests%requestsOfTurn == 0 && turn.Over(now()) {
+			c.batch.Flush()
+			turn.Yield(now)
+			c.batch.Begin()
+		}
 		if c.overloaded() {
 			c.batch.Flush()
 			if !c.pause() {

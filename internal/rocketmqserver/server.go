@@ -48,6 +48,7 @@ type Options struct {
 	PerAddress  int // of each protocol and remote address; 0: no limit
 
 	Places *gateway.Places // for the connections of the process; nil: any number
+	Turns  *gateway.Turns  // those of the readers of the process; nil: of this server's
 }
 
 // Protocol is one of the two.
@@ -131,6 +132,9 @@ type Server struct {
 
 // New makes a gateway without listeners.
 func New(opt Options) (*Server, error) {
+	if opt.Turns == nil {
+		opt.Turns = &gateway.Turns{}
+	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), tls: opt.TLS, conns: make(map[*conn]struct{}), inflate: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
 	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}

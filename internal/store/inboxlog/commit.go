@@ -301,7 +301,9 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 			// not be found. If this fails, too, they may: the ops have failed
 			// with an error of the disk, and nothing better is known of them.
 			_, _ = seg.file.WriteAt(make([]byte, frameHeaderSize), l.tail.end)
-			c.trouble("write to the inbox log failed", "file", seg.path, "offset", l.tail.end, "error", err)
+			if c.trouble() {
+				l.log.Error("write to the inbox log failed", "file", seg.path, "offset", l.tail.end, "error", err)
+			}
 			return writeError(seg.path, err)
 		}
 		c.fine()
@@ -319,12 +321,11 @@ func (c *committer) write(wait bool, info *CommitInfo) error {
 	return nil
 }
 
-// trouble logs that a commit has failed. While others fail behind it, it says
-// nothing more.
-func (c *committer) trouble(what string, attrs ...any) {
-	if c.troubled++; c.troubled == 1 {
-		c.l.log.Error(what, attrs...)
-	}
+// trouble counts a commit that has failed. It reports whether that is to be
+// logged: while others fail behind it, nothing more is said.
+func (c *committer) trouble() bool {
+	c.troubled++
+	return c.troubled == 1
 }
 
 // fine says that commits work again.
@@ -383,7 +384,9 @@ func (c *committer) awaitNext() error {
 	}
 	if p.err != nil {
 		c.asked = false
-		c.trouble("no new segment for the inbox log", "error", p.err)
+		if c.trouble() {
+			l.log.Error("no new segment for the inbox log", "error", p.err)
+		}
 		return writeError(l.dir, p.err)
 	}
 	c.next = p.seg
