@@ -10,13 +10,15 @@ import (
 )
 
 // sender is what a session has under way as a sender of QoS 2 messages. All but
-// the counters is guarded by Session.mu. Claims change through put, displace and
-// remove only, which keep the counters.
+// the counters is guarded by Session.mu. What the counters depend on changes in
+// add, move, displace and remove only, which keep them.
 type sender struct {
-	claims map[uint16]claim // identifiers that the client has not released
+	claims map[uint16]*claim // identifiers that the client has not released
 	// displaced has claims, by token, whose identifier the client has used for
 	// another message before they were answered. nil: none, which is usual.
-	displaced map[uint64]claim
+	displaced map[uint64]*claim
+	spare     *claim // memory of ended ones, by next
+	spares    int
 	conn      uint32 // the number of the session's present connection, from 1
 	gen       uint16 // of the last claim
 
@@ -53,7 +55,11 @@ type claim struct {
 	// before: the store may have the identifier claimed for a message before
 	// this one.
 	before bool
+	next   *claim // of sender.spare
 }
+
+// maxSpares is how many ended claims are kept as memory for others.
+const maxSpares = 32
 
 // What claim.hash can be besides a fingerprint, whose upper bits are never 0.
 const (
@@ -107,7 +113,7 @@ const maxRepeats = math.MaxUint16
 func (s *Session) sending() *sender {
 	sd := s.sender.Load()
 	if sd == nil {
-		sd = &sender{claims: make(map[uint16]claim), conn: 1}
+		sd = &sender{claims: make(map[uint16]*claim), conn: 1}
 		s.sender.Store(sd)
 	}
 	return sd
@@ -136,62 +142,93 @@ func (sd *sender) reconnect() {
 	sd.unsafe.Store(0)
 }
 
-// account counts a claim, or with n = -1 takes it back.
-func (sd *sender) account(c *claim, n int32) {
-	if c.on != sd.conn {
-		return
+// counts is how much a claim counts in open and in unsafe.
+func (sd *sender) counts(on uint32, how stage) (open, unsafe int32) {
+	switch {
+	case on != sd.conn:
+		return 0, 0
+	case how == publishing || how == refusing:
+		return 1, 1
 	}
-	sd.open.Add(n)
-	if c.stage == publishing || c.stage == refusing {
-		sd.unsafe.Add(n)
+	return 1, 0
+}
+
+// count changes the counters.
+func (sd *sender) count(open, unsafe int32) {
+	if open != 0 {
+		sd.open.Add(open)
+	}
+	if unsafe != 0 {
+		sd.unsafe.Add(unsafe)
 	}
 }
 
-// put sets the claim of an identifier.
-func (sd *sender) put(pid uint16, c claim) {
-	if old, ok := sd.claims[pid]; ok {
-		sd.account(&old, -1)
+// add makes the claim of an identifier that has none.
+func (sd *sender) add(pid uint16, c claim) *claim {
+	own := sd.spare
+	if own == nil {
+		own = new(claim)
+	} else {
+		sd.spare = own.next
+		sd.spares--
 	}
-	sd.claims[pid] = c
-	sd.account(&c, 1)
+	*own = c
+	sd.claims[pid] = own
+	sd.count(sd.counts(c.on, c.stage))
+	return own
+}
+
+// move sets where a claim was last asked for, and how far it is.
+func (sd *sender) move(c *claim, on uint32, how stage) {
+	open, unsafe := sd.counts(on, how)
+	open0, unsafe0 := sd.counts(c.on, c.stage)
+	c.on, c.stage = on, how
+	sd.count(open-open0, unsafe-unsafe0)
 }
 
 // displace makes room for another claim of the identifier. What the one it has
 // owes is not forgotten.
 func (sd *sender) displace(pid uint16, token uint64) {
 	c := sd.claims[pid]
-	delete(sd.claims, pid)
 	if c.stage == safe {
-		sd.account(&c, -1)
+		sd.remove(token)
 		return
 	}
+	delete(sd.claims, pid)
 	if sd.displaced == nil {
-		sd.displaced = make(map[uint64]claim)
+		sd.displaced = make(map[uint64]*claim)
 	}
 	sd.displaced[token] = c
 }
 
-// find returns the claim with a token.
-func (sd *sender) find(token uint64) (c claim, displaced, ok bool) {
-	if c, ok = sd.claims[uint16(token)]; ok && c.gen == uint16(token>>16) {
-		return c, false, true
+// find returns the claim with a token, or nil. It is the sender's until remove.
+func (sd *sender) find(token uint64) (c *claim, displaced bool) {
+	if c = sd.claims[uint16(token)]; c != nil && c.gen == uint16(token>>16) {
+		return c, false
 	}
-	c, ok = sd.displaced[token]
-	return c, true, ok
+	return sd.displaced[token], true
 }
 
-// remove ends the claim with a token.
-func (sd *sender) remove(token uint64) {
-	c, displaced, ok := sd.find(token)
+// remove ends the claim with a token, and returns what it was.
+func (sd *sender) remove(token uint64) (was claim) {
+	c, displaced := sd.find(token)
 	switch {
-	case !ok:
-		return
+	case c == nil:
+		return was
 	case displaced:
 		delete(sd.displaced, token)
 	default:
 		delete(sd.claims, uint16(token))
 	}
-	sd.account(&c, -1)
+	was = *c
+	open, unsafe := sd.counts(c.on, c.stage)
+	sd.count(-open, -unsafe)
+	if sd.spares < maxSpares {
+		c.next = sd.spare
+		sd.spare = c
+		sd.spares++
+	}
+	return was
 }
 
 // token names a claim of the session to whoever is told its outcome.
@@ -209,14 +246,14 @@ func (s *Session) newGen(sd *sender, pid uint16) uint16 {
 	}
 }
 
-// claimOf returns the claim with a token, unless its session has ended. s is
-// locked.
-func (s *Session) claimOf(token uint64) (sd *sender, c claim, displaced, ok bool) {
+// claimOf returns the claim with a token, or nil if there is none or its session has
+// ended. s is locked.
+func (s *Session) claimOf(token uint64) (sd *sender, c *claim, displaced bool) {
 	if sd = s.sender.Load(); sd == nil || uint32(token>>32) != s.life {
-		return nil, claim{}, false, false
+		return nil, nil, false
 	}
-	c, displaced, ok = sd.find(token)
-	return sd, c, displaced, ok
+	c, displaced = sd.find(token)
+	return sd, c, displaced
 }
 
 // loadClaims takes over the claims that the store has. s is locked.
@@ -226,6 +263,6 @@ func (s *Session) loadClaims() {
 	}
 	for _, pid := range s.b.store.Claims(s.inbox) {
 		sd := s.sending()
-		sd.put(pid, claim{hash: unknownMessage, gen: s.newGen(sd, pid), stage: safe, before: true})
+		sd.add(pid, claim{hash: unknownMessage, gen: s.newGen(sd, pid), stage: safe, before: true})
 	}
 }

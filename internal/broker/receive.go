@@ -38,8 +38,8 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Ba
 	if s.conn == p.Conn {
 		on = sd.conn
 	}
-	old, claimed := sd.claims[pid]
-	if claimed && sd.repeats(&old, hash, p.Dup) {
+	old := sd.claims[pid]
+	if old != nil && sd.repeats(old, hash, p.Dup) {
 		defer s.mu.Unlock()
 		return s.repeat(sd, pid, old, hash, on, batch)
 	}
@@ -47,10 +47,11 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Ba
 		s.mu.Unlock()
 		return ClaimOver
 	}
-	result := ClaimNew
-	if claimed {
+	result, before := ClaimNew, false
+	if old != nil {
+		before = old.before || s.persistent()
 		switch {
-		case sd.released(&old):
+		case sd.released(old):
 		case on != 0 && old.on == on:
 			result = ClaimReused
 		default:
@@ -58,11 +59,11 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Ba
 		}
 		sd.displace(pid, s.token(pid, old.gen))
 	}
-	c := claim{hash: hash, on: on, gen: s.newGen(sd, pid), before: claimed && (old.before || s.persistent())}
+	c := claim{hash: hash, on: on, gen: s.newGen(sd, pid), before: before}
 	if on != 0 {
 		c.pubrecs = 1
 	}
-	sd.put(pid, c)
+	sd.add(pid, c)
 	d := &delivery{m: m, origin: s, token: s.token(pid, c.gen)}
 	if s.persistent() {
 		d.along = mq.Op{Kind: mq.OpClaim, Inbox: s.box(), PacketID: pid}
@@ -73,12 +74,13 @@ func (b *Broker) PublishQoS2(src Source, m *mq.Message, p QoS2Publish, batch *Ba
 }
 
 // repeat takes a PUBLISH of a message that is claimed. s is locked.
-func (s *Session) repeat(sd *sender, pid uint16, c claim, hash uint64, on uint32, b *Batch) ClaimResult {
+func (s *Session) repeat(sd *sender, pid uint16, c *claim, hash uint64, on uint32, b *Batch) ClaimResult {
 	if c.hash == unknownMessage {
 		c.hash = hash
 	}
 	if on != c.on && on != 0 {
-		c.on, c.pubrecs = on, 0
+		sd.move(c, on, c.stage)
+		c.pubrecs = 0
 	}
 	if on != 0 {
 		if c.pubrecs == maxRepeats {
@@ -87,9 +89,8 @@ func (s *Session) repeat(sd *sender, pid uint16, c claim, hash uint64, on uint32
 		c.pubrecs++
 	}
 	if c.stage == safe || c.stage == releasing {
-		s.sendPubrecs(sd, pid, &c, b)
+		s.sendPubrecs(sd, pid, c, b)
 	}
-	sd.put(pid, c)
 	return ClaimRepeated
 }
 
@@ -118,6 +119,12 @@ func (s *Session) answerAll(sd *sender, pid uint16, c *claim, b *Batch) {
 	}
 }
 
+// endClaim ends a claim and answers. sd is the session's, which is locked.
+func (s *Session) endClaim(sd *sender, token uint64, b *Batch) {
+	was := sd.remove(token)
+	s.answerAll(sd, uint16(token), &was, b)
+}
+
 // taken reports whether PUBREC with the code says that the server has the
 // message. Any other one frees the packet identifier [MQTT-4.3.3-9].
 func taken(code mq.Code) bool { return code == mq.OK || code == mq.NoTarget }
@@ -126,27 +133,25 @@ func taken(code mq.Code) bool { return code == mq.OK || code == mq.NoTarget }
 func (s *Session) Complete(token uint64, code mq.Code, b *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sd, c, displaced, ok := s.claimOf(token)
-	if !ok || c.stage != publishing {
+	sd, c, displaced := s.claimOf(token)
+	if c == nil || c.stage != publishing {
 		return // the session ended meanwhile
 	}
 	pid := uint16(token)
 	c.code = code
 	switch {
 	case displaced:
-		sd.remove(token)
-		s.answerAll(sd, pid, &c, b)
+		s.endClaim(sd, token, b)
 	case taken(code):
-		c.stage = safe
-		s.sendPubrecs(sd, pid, &c, b)
-		if sd.put(pid, c); sd.released(&c) {
+		sd.move(c, c.on, safe)
+		s.sendPubrecs(sd, pid, c, b)
+		if sd.released(c) {
 			s.free(sd, pid, c, releasing, b)
 		}
 	case c.before: // or it would come back with the next start, and swallow a message
 		s.free(sd, pid, c, refusing, b)
 	default:
-		sd.remove(token)
-		s.answerAll(sd, pid, &c, b)
+		s.endClaim(sd, token, b)
 	}
 }
 
@@ -167,8 +172,8 @@ func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) AckResu
 	if sd == nil {
 		return AckUnknown
 	}
-	c, ok := sd.claims[pid]
-	if !ok {
+	c := sd.claims[pid]
+	if c == nil {
 		return AckUnknown
 	}
 	if c.relOn != sd.conn { // else it is sent again
@@ -178,7 +183,7 @@ func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) AckResu
 		return AckMisplaced
 	}
 	c.pubcomps++
-	if sd.put(pid, c); c.stage == safe {
+	if c.stage == safe {
 		s.free(sd, pid, c, releasing, batch)
 	}
 	return AckTaken
@@ -186,15 +191,13 @@ func (b *Broker) Pubrel(s *Session, conn Conn, pid uint16, batch *Batch) AckResu
 
 // free ends a claim, and answers when the store has forgotten it. s is
 // locked.
-func (s *Session) free(sd *sender, pid uint16, c claim, how stage, b *Batch) {
+func (s *Session) free(sd *sender, pid uint16, c *claim, how stage, b *Batch) {
 	token := s.token(pid, c.gen)
 	if !s.persistent() && !c.before {
-		sd.remove(token)
-		s.answerAll(sd, pid, &c, b)
+		s.endClaim(sd, token, b)
 		return
 	}
-	c.stage = how
-	sd.put(pid, c)
+	sd.move(c, c.on, how)
 	s.b.submitted(1)
 	s.b.store.Submit(mq.Op{Kind: mq.OpRelease, Inbox: s.box(), PacketID: pid, Owner: s, Token: token})
 }
@@ -202,23 +205,21 @@ func (s *Session) free(sd *sender, pid uint16, c claim, how stage, b *Batch) {
 // freed goes on when the store has forgotten an identifier, or cannot. s is
 // locked.
 func (s *Session) freed(token uint64, err error, b *Batch) {
-	sd, c, displaced, ok := s.claimOf(token)
-	if !ok || c.stage != releasing && c.stage != refusing {
+	sd, c, displaced := s.claimOf(token)
+	switch {
+	case c == nil || c.stage != releasing && c.stage != refusing:
 		return // of a session that has ended
-	}
-	if err == nil || displaced {
-		sd.remove(token)
-	}
-	if err == nil {
-		s.answerAll(sd, uint16(token), &c, b)
+	case err == nil:
+		s.endClaim(sd, token, b)
 		return
-	}
-	if !displaced {
+	case displaced:
+		sd.remove(token)
+	default:
 		if c.stage == refusing { // the store has it for a message that the client has forgotten
 			c.hash, c.code = noMessage, mq.OK
 		}
-		c.stage, c.relOn, c.pubrecs, c.pubcomps = safe, 0, 0, 0 // so that the next PUBREL tries again
-		sd.put(uint16(token), c)
+		sd.move(c, c.on, safe)
+		c.relOn, c.pubrecs, c.pubcomps = 0, 0, 0 // so that the next PUBREL tries again
 	}
 	if s.conn != nil {
 		b.lose(s.conn)

@@ -494,7 +494,7 @@ func (p *peer) release(w *world, res *results) {
 	p.batch.Flush()
 }
 
-func (s *Session) openClaims() map[uint16]claim {
+func (s *Session) openClaims() map[uint16]*claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sd := s.sender.Load()
