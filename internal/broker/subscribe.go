@@ -165,10 +165,13 @@ func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *B
 // locked.
 // [MQTT-3.8.4-3] [MQTT3-3.8.4-3]
 func (s *Session) putSubscription(sub mq.Subscription) {
+	if before, had := s.subs[sub.Filter]; had {
+		sub.Filter = before.Filter // the one that the topic tree has, too
+	}
+	s.dropSubscription(sub.Filter)
 	if s.subs == nil {
 		s.subs = make(map[string]mq.Subscription)
 	}
-	s.dropSubscription(sub.Filter)
 	s.b.Stats.Subs.Add(1)
 	if special(&sub) {
 		s.special++
@@ -187,7 +190,9 @@ func (s *Session) dropSubscription(filter string) bool {
 	if special(&sub) {
 		s.special--
 	}
-	delete(s.subs, filter)
+	if delete(s.subs, filter); len(s.subs) == 0 {
+		s.subs = nil // a map does not shrink
+	}
 	return true
 }
 
