@@ -36,6 +36,9 @@ var (
 	descConnected   = desc("clients_connected", "Clients with an accepted CONNECT.")
 	descSessions    = desc("sessions", "Sessions in memory: connected, persistent, or with writes under way.")
 	descSubs        = desc("subscriptions", "Subscriptions of all sessions.")
+	descSubBytes    = desc("subscription_bytes", "Bytes of the topic filters of all subscriptions.")
+	descSubsRefused = desc("subscriptions_refused_total", "Subscriptions refused because of a limit: count, bytes, bytes_total, steps, steps_total.", "limit")
+	descSteps       = desc("match_steps", "What it can take at most to find the subscribers of one message; limits.match-steps bounds it.")
 	descRetained    = desc("retained_messages", "Retained messages.")
 	descDelayed     = desc("messages_delayed", "Messages that wait for their delivery time.")
 	descGroups      = desc("shared_subscriptions", "Shared subscriptions with members.")
@@ -97,6 +100,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descConnected, s.Connected.Load())
 	gauge(descSessions, int64(c.b.Sessions()))
 	gauge(descSubs, s.Subs.Load())
+	gauge(descSubBytes, s.SubBytes.Load())
+	for l := range broker.SubscriptionLimits {
+		count(descSubsRefused, s.SubsRefused[l].Load(), l.String())
+	}
+	gauge(descSteps, int64(c.b.Steps()))
 	gauge(descRetained, s.Retained.Load())
 	gauge(descDelayed, s.Delayed.Load())
 	gauge(descGroups, s.Groups.Load())

@@ -124,6 +124,8 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
 		DelayedLimit: cfg.Limits.Delayed, RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
+		SubscriptionBytes: int64(cfg.Limits.SubscriptionBytes), SubscriptionAll: int64(cfg.Limits.SubscriptionBytesAll),
+		MatchSteps: cfg.Limits.MatchSteps, MatchStepsClient: cfg.Limits.MatchStepsClient,
 		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)

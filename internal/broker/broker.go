@@ -40,6 +40,11 @@ type Options struct {
 	DelayedLimit      int // messages that wait for their time; 0: no limit
 	SubscriptionLimit int // of one client; 0: no limit
 
+	SubscriptionBytes int64 // of the filters of one client; 0: no limit
+	SubscriptionAll   int64 // and of all clients
+	MatchSteps        int   // most steps of a search for subscribers, see admit.go; 0: no limit
+	MatchStepsClient  int   // and among the filters of one client
+
 	InboxLimit  int   // messages waiting per client; 0: no limit
 	InboxBytes  int64 // of their records; 0: no limit
 	RejectFull  bool  // refuse the new message instead of dropping the oldest
@@ -97,6 +102,7 @@ func New(opt Options) (*Broker, error) {
 	}
 	b.registry.init()
 	b.topics.init(b.mayRead)
+	b.topics.steps, b.topics.clientSteps = opt.MatchSteps, opt.MatchStepsClient
 	b.wheel.init()
 	b.delays.init(b)
 	if err := b.loadRetained(); err != nil {
@@ -140,7 +146,13 @@ func (b *Broker) loadSessions() error {
 		if err != nil {
 			return err
 		}
+		var reader *mq.Principal // most subscriptions of a session were made by the same
 		for _, sub := range subs {
+			if sub.Reader != nil && reader != nil && *sub.Reader == *reader {
+				sub.Reader = reader
+			}
+			reader = sub.Reader
+			b.topics.reserve(s, sub.Filter, true)
 			b.subscribe(s, sub, sub.RetainedOwed, &batch)
 		}
 		return nil

@@ -33,6 +33,8 @@ type Session struct {
 	metaExp uint32 // the expiry that the store has
 	life    uint32 // counts the sessions of this client ID: claims belong to one
 
+	subBytes uint32 // of the filters in subs
+
 	dead      bool // evicted from the registry; look it up again
 	exists    bool // there is an MQTT session, connected or persistent
 	metaSet   bool // the store has metadata of this session

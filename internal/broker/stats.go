@@ -33,8 +33,12 @@ type Stats struct {
 	Direct    atomic.Uint64           // acknowledged by the target before a write was needed
 	Dropped   [mq.DropReasons]atomic.Uint64
 	TakenOver atomic.Uint64
+
+	SubsRefused [SubscriptionLimits]atomic.Uint64 // subscriptions over a limit
+
 	Connected atomic.Int64
 	Subs      atomic.Int64
+	SubBytes  atomic.Int64 // of their filters
 	Retained  atomic.Int64 // retained messages
 	Groups    atomic.Int64 // shared subscriptions
 	Delayed   atomic.Int64 // messages accepted by PublishLater and not published

@@ -15,6 +15,9 @@ type topicTree struct {
 	root  node
 	// mayRead tells about a match with a reader.
 	mayRead func(reader *mq.Principal, topic []byte) bool
+
+	steps, clientSteps int // limits on the steps of a search; 0: none. See admit.go
+	shapes             map[*Session]*shape
 }
 
 // match is one subscriber of a topic.
@@ -38,7 +41,8 @@ type subscribers struct {
 const indexFrom = 16
 
 func (t *topicTree) init(mayRead func(*mq.Principal, []byte) bool) {
-	t.exact, t.mayRead = make(map[string]*subscribers), mayRead
+	t.exact, t.shapes, t.mayRead = make(map[string]*subscribers), make(map[*Session]*shape), mayRead
+	t.root.weigh()
 }
 
 func (u *subscribers) find(s *Session) int {
@@ -95,7 +99,7 @@ func hasWildcards(filter string) bool { return strings.ContainsAny(filter, "+#")
 
 // add puts or replaces the subscription of s. It is called with s locked.
 func (t *topicTree) add(sub mq.Subscription, s *Session) {
-	m := match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
+	m := matchOf(sub, s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !hasWildcards(sub.Filter) {
@@ -113,6 +117,10 @@ func (t *topicTree) add(sub mq.Subscription, s *Session) {
 		*place = &subscribers{}
 	}
 	(*place).put(m)
+}
+
+func matchOf(sub mq.Subscription, s *Session) match {
+	return match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
 }
 
 // way is the one to the root.
@@ -169,10 +177,23 @@ func (t *topicTree) search(g *gathering) {
 	}
 }
 
-// of appends the subscriptions of one session that match a topic name to dst.
+// ownFrom is how many steps a search takes at least where it may be cheaper to look
+// at all subscriptions of the session.
+const ownFrom = 64
+
+// of appends the subscriptions of one session that match a topic name to dst. s is
+// locked.
 func (t *topicTree) of(s *Session, topic []byte, dst []match) []match {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	if t.root.steps >= ownFrom && len(s.subs) < int(t.root.steps/2) {
+		for filter, sub := range s.subs {
+			if !isShared(filter) && mq.MatchFilter([]byte(filter), topic) {
+				dst = append(dst, matchOf(sub, s))
+			}
+		}
+		return dst
+	}
 	dst = t.exact[string(topic)].of(s, dst)
 	if topic[0] == '$' {
 		if first := firstOf(topic); findKid(t.root.kids, first) != nil {

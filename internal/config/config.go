@@ -113,6 +113,10 @@ type Limits struct {
 	Delayed               int           `key:"delayed" min:"0" doc:"messages that wait for their delivery time; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
 	Subscriptions         int           `key:"subscriptions" min:"0" doc:"of one client; 0: no limit"`
+	SubscriptionBytes     Size          `key:"subscription-bytes" min:"0" max:"1GiB" doc:"of the topic filters of one client; 0: no limit"`
+	SubscriptionBytesAll  Size          `key:"subscription-bytes-total" min:"0" doc:"and of all clients"`
+	MatchSteps            int           `key:"match-steps" min:"0" doc:"most work to find the subscribers of a message; filters of over 10 levels with + are refused; 0: no limit"`
+	MatchStepsClient      int           `key:"match-steps-client" min:"0" doc:"among the filters of one client"`
 	KeepAlive             time.Duration `key:"keep-alive" min:"0s" max:"65535s" doc:"longest keep alive of an MQTT 5 client; older clients cannot be told, and keep theirs; 0s: no limit"`
 	QoS                   int           `key:"qos" min:"0" max:"2" doc:"highest QoS of a publish, will or subscription"`
 	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`
@@ -159,11 +163,16 @@ func Default() *Config {
 			Delayed:           1_000_000,
 			Retained:          1_000_000,
 			Subscriptions:     10_000,
+			SubscriptionBytes: 8 << 20,
+			MatchSteps:        16384,
+			MatchStepsClient:  2048,
 			QoS:               2,
 			FailedLogins:      60,
 			PendingBytes:      8 << 20,
 			PendingBytesTotal: 256 << 20,
 			Outbox:            1 << 20,
+
+			SubscriptionBytesAll: 1 << 30,
 		},
 		Log: Log{Level: "info", Format: "auto"},
 	}
