@@ -163,6 +163,9 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(s.b.Now(b)) {
 		return true // replaced meanwhile, damaged or worthless
 	}
+	if len(m.Topic) > keyBytes && !mq.MatchFilter([]byte(o.sub.Filter), m.Topic) {
+		return true // its key has not all of the topic
+	}
 	if !s.b.mayRead(o.sub.Reader, m.Topic) {
 		return true
 	}

@@ -18,7 +18,7 @@ import (
 //
 // Its lock comes before sessions. The order of topics is that of their levels,
 // so that a filter with wildcards finds its matches by skipping what lies
-// between.
+// between; see key.go.
 type retainedSet struct {
 	mu     sync.Mutex
 	topics btree.Map[string, retained] // by levelKey
@@ -39,12 +39,6 @@ func (r *retainedSet) set(key string, v retained) {
 	r.topics.Set(key, v)
 	r.size.Store(int64(r.topics.Len()))
 }
-
-// levelKey turns the level separator into U+0000, which no topic contains and
-// which sorts before all else: a topic is followed by what lies below it.
-func levelKey(topic string) string { return strings.ReplaceAll(topic, "/", "\x00") }
-
-func topicOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }
 
 // retain makes the message, of any QoS, the retained one of its topic
 // [MQTT3-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11], or with an empty
@@ -247,8 +241,8 @@ func (r *retainedSet) matches(filter string) bool {
 // maxSteps bounds how many keys one find looks at: the lock is held.
 const maxSteps = 200
 
-// find appends to dst the retained messages that match the filter, in order of
-// their keys from the first at or above from, at most limit. next is where to go
+// find appends to dst the retained messages that match the filter, or may where
+// the key has not all of the topic name, in order of their keys from the first at or above from, at most limit. next is where to go
 // on, "" at the end. The lock is held.
 func (r *retainedSet) find(filter, from string, limit int, dst []found) (list []found, next string) {
 	if !strings.ContainsAny(filter, "+#") {
@@ -280,62 +274,4 @@ func (r *retainedSet) find(filter, from string, limit int, dst []found) (list []
 		}
 	}
 	return dst, ""
-}
-
-// firstKey is a key that none which matches comes before: the levels up to the
-// first wildcard.
-func firstKey(levels []string) string {
-	for i, level := range levels {
-		if level == "+" || level == "#" {
-			return strings.Join(levels[:i], "\x00")
-		}
-	}
-	return strings.Join(levels, "\x00")
-}
-
-// compare reports whether the key matches the filter with these levels. If not,
-// skipTo is a key that no match lies before, "" if there is none after key;
-// skipTo may be key itself: then the one after it is to be looked at.
-func compare(levels []string, key string) (match bool, skipTo string) {
-	if key[0] == '$' && (levels[0] == "+" || levels[0] == "#") { // [MQTT-4.7.2-1]
-		return false, "%" // what sorts after $
-	}
-	skip := -1 // where the part of key ends up to which it may grow: its last level under a +
-	start := 0
-	for _, level := range levels {
-		if level == "#" {
-			return true, ""
-		}
-		if start > len(key) {
-			return false, key // too short: what lies below it comes next
-		}
-		end := strings.IndexByte(key[start:], 0)
-		if end < 0 {
-			end = len(key)
-		} else {
-			end += start
-		}
-		switch have := key[start:end]; {
-		case level == "+":
-			skip = end
-		case have < level:
-			return false, key[:start] + level
-		case have > level:
-			return false, sibling(key, skip)
-		}
-		start = end + 1
-	}
-	if start > len(key) {
-		return true, ""
-	}
-	return false, sibling(key, skip) // it has more levels
-}
-
-// sibling is the first key that can follow everything below key[:end]; "" if
-// there is no level that may grow.
-func sibling(key string, end int) string {
-	if end < 0 {
-		return ""
-	}
-	return key[:end] + "\x01"
 }
