@@ -98,6 +98,12 @@ func (g *gathering) done() []match {
 
 // few does what unite does, without a table.
 func (g *gathering) few() {
+	if g.sets == 1 { // each session once
+		g.dst = slices.DeleteFunc(g.dst, func(m match) bool {
+			return m.noLocal && m.s == g.publisher || m.reader != nil && !g.tree.mayRead(m.reader, g.topic)
+		})
+		return
+	}
 	out := g.dst[:0]
 next:
 	for i := range g.dst {
@@ -105,12 +111,10 @@ next:
 		if m.noLocal && m.s == g.publisher {
 			continue
 		}
-		if g.sets > 1 {
-			for k := range out {
-				if out[k].s == m.s {
-					g.merge(&out[k], m)
-					continue next
-				}
+		for k := range out {
+			if out[k].s == m.s {
+				g.merge(&out[k], m)
+				continue next
 			}
 		}
 		g.ask(m)

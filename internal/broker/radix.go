@@ -17,15 +17,15 @@ type node struct {
 	label string       // levels of the edge that leads here, with + as they are
 	here  *subscribers // filters that end here
 	hash  *subscribers // filters that end with # below
-	plus  *node        // the child whose label begins with level +
-	kids  *kids        // the other children; nil: none
+	kids  *kids        // nil: none
 	steps int32        // what a search takes at most from here on: see weight
 	wild  bool         // label has a + level
 }
 
-// kids are children by the first level of their labels.
+// kids are the children of a node, by the first level of their labels.
 type kids struct {
-	list  []*node          // up to manyKids; then it is in index
+	plus  *node            // the one with level +; nil: none
+	list  []*node          // the others, up to manyKids; then they are in index
 	index map[string]*node // nil: not many
 	steps map[int32]int32  // of those in index: how many have how many steps
 	most  int32            // the highest of these
@@ -47,11 +47,11 @@ func (n *node) weight() int32 {
 // of the children that are no wildcard, and to the one that is.
 func (n *node) weigh() {
 	n.steps = n.weight()
-	if n.plus != nil {
-		n.steps += n.plus.steps
-	}
-	if n.kids != nil {
-		n.steps += n.kids.dearest()
+	if k := n.kids; k != nil {
+		n.steps += k.dearest()
+		if k.plus != nil {
+			n.steps += k.plus.steps
+		}
 	}
 }
 
@@ -96,34 +96,36 @@ func commonLevels(a, b string) int {
 
 // attach makes c a child.
 func (n *node) attach(c *node) {
-	if startsWith(c.label, "+") {
-		n.plus = c
-		return
-	}
 	if n.kids == nil {
 		n.kids = &kids{}
 	}
-	n.kids.add(c)
+	if startsWith(c.label, "+") {
+		n.kids.plus = c
+	} else {
+		n.kids.add(c)
+	}
 }
 
 func (n *node) detach(c *node) {
-	if c == n.plus {
-		n.plus = nil
-		return
+	if k := n.kids; c == k.plus {
+		k.plus = nil
+	} else {
+		k.remove(c)
 	}
-	if n.kids.remove(c); n.kids.empty() {
+	if n.kids.empty() {
 		n.kids = nil
 	}
 }
 
 // child is the child whose label begins with the level, or nil.
 func (n *node) child(level string) *node {
-	if level == "+" {
-		return n.plus
+	if level == "+" && n.kids != nil {
+		return n.kids.plus
 	}
 	return findKid(n.kids, level)
 }
 
+// findKid is the child whose label begins with a level that is not +, or nil.
 func findKid[T string | []byte](k *kids, level T) *node {
 	if k == nil {
 		return nil
@@ -139,7 +141,7 @@ func findKid[T string | []byte](k *kids, level T) *node {
 	return nil
 }
 
-func (k *kids) empty() bool { return len(k.list) == 0 && len(k.index) == 0 }
+func (k *kids) empty() bool { return k.plus == nil && len(k.list) == 0 && len(k.index) == 0 }
 
 func (k *kids) add(c *node) {
 	if k.index == nil {
@@ -200,7 +202,8 @@ func (k *kids) count(steps, n int32) {
 	}
 }
 
-// dearest is the highest number of steps that one of the children takes.
+// dearest is the highest number of steps that one of the children takes, but that
+// with +.
 func (k *kids) dearest() int32 {
 	most := k.most
 	for _, c := range k.list {
@@ -211,17 +214,20 @@ func (k *kids) dearest() int32 {
 
 // only is the one child that there is, or nil.
 func (n *node) only() *node {
+	k := n.kids
 	switch {
-	case n.kids == nil:
-		return n.plus
-	case n.plus == nil && n.kids.index == nil && len(n.kids.list) == 1:
-		return n.kids.list[0]
+	case k == nil || len(k.index) > 0:
+		return nil
+	case len(k.list) == 0:
+		return k.plus
+	case len(k.list) == 1 && k.plus == nil:
+		return k.list[0]
 	}
 	return nil
 }
 
 func (n *node) empty() bool {
-	return n.here == nil && n.hash == nil && n.plus == nil && n.kids == nil
+	return n.here == nil && n.hash == nil && n.kids == nil
 }
 
 // trail are the nodes from the root to one.
@@ -302,7 +308,7 @@ func (t trail) weigh() {
 
 // reweighed notes that child c has other steps than before.
 func (n *node) reweighed(c *node, before int32) {
-	if c != n.plus && n.kids.index != nil && c.steps != before {
+	if k := n.kids; c != k.plus && k.index != nil && c.steps != before {
 		n.kids.count(c.steps, 1)
 		n.kids.count(before, -1)
 	}
@@ -368,6 +374,7 @@ func (n *node) enter(topic, first []byte) (rest []byte, more, ok bool) {
 		size = len(first)
 	case n.wild:
 		return enterWild(n.label, topic)
+	case size == len(first): // so it is this level
 	case len(topic) < size || string(topic[:size]) != n.label:
 		return nil, false, false
 	}
@@ -408,9 +415,12 @@ func (n *node) search(topic []byte, more bool, g *gathering) {
 		}
 		return
 	}
+	if n.kids == nil {
+		return
+	}
 	first := firstOf(topic)
-	if n.plus != nil {
-		g.try(n.plus, topic, first)
+	if n.kids.plus != nil {
+		g.try(n.kids.plus, topic, first)
 	}
 	if c := findKid(n.kids, first); c != nil {
 		g.try(c, topic, first)
@@ -423,9 +433,12 @@ func (n *node) of(s *Session, topic []byte, more bool, dst []match) []match {
 	if !more {
 		return n.here.of(s, dst)
 	}
+	if n.kids == nil {
+		return dst
+	}
 	first := firstOf(topic)
-	if n.plus != nil {
-		dst = n.plus.tryOf(s, topic, first, dst)
+	if n.kids.plus != nil {
+		dst = n.kids.plus.tryOf(s, topic, first, dst)
 	}
 	if c := findKid(n.kids, first); c != nil {
 		dst = c.tryOf(s, topic, first, dst)

@@ -102,9 +102,9 @@ func soundTree(t *testing.T, root *node, list map[listed]mq.Subscription) {
 	look = func(n *node) int32 {
 		nodes++
 		children, steps, dearest := 0, n.weight(), int32(0)
-		if n.plus != nil {
+		if n.kids != nil && n.kids.plus != nil {
 			children++
-			steps += look(n.plus)
+			steps += look(n.kids.plus)
 		}
 		if n.kids != nil {
 			all := slices.Clone(n.kids.list)
@@ -113,7 +113,7 @@ func soundTree(t *testing.T, root *node, list map[listed]mq.Subscription) {
 					t.Fatalf("child %q is at %q", c.label, level)
 				}
 			}
-			if len(all) == 0 {
+			if n.kids.empty() {
 				t.Fatal("children without any")
 			}
 			for _, c := range all {
