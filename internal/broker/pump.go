@@ -64,10 +64,10 @@ func (s *Session) pumpStep(b *Batch) bool {
 	if s.tail.n > 0 {
 		return s.sendQueued(b)
 	}
-	if len(s.owed) == 0 || s.owed[0].at > monotonic() || s.b.closing.Load() { // then nobody may begin to read the store
+	if s.owed == nil || s.owed.first().at > monotonic() || s.b.closing.Load() { // then nobody may begin to read the store
 		return false
 	}
-	if !b.patient && strings.ContainsAny(s.owed[0].sub.Filter, "+#") {
+	if !b.patient && strings.ContainsAny(s.owed.first().sub.Filter, "+#") {
 		s.sendRetainedApart()
 		return false
 	}

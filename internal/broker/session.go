@@ -95,7 +95,7 @@ type traffic struct {
 	dropFrom, dropTo, lowTo uint64
 	unsafe                  uint64 // no entry of the window below is pending
 
-	owed []*owed // subscriptions whose retained messages are not all sent
+	owed *debts // subscriptions whose retained messages are not all sent; nil: none
 
 	pendingBytes int64 // in memory only: pending and volatile entries
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
@@ -112,7 +112,7 @@ func (s *Session) own() {
 
 // disown gives it up where it says nothing. The session is offline.
 func (s *Session) disown() {
-	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && len(s.owed) == 0 && s.win.ids == nil {
+	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && s.owed == nil && s.win.ids == nil {
 		s.traffic = &noTraffic
 	}
 }
@@ -130,7 +130,7 @@ func (s *Session) persistent() bool { return s.exists && s.expiry > 0 }
 // behind reports whether something has to be sent before a message that
 // arrives now.
 func (s *Session) behind() bool {
-	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full || len(s.owed) > 0
+	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full || s.owed != nil
 }
 
 // waiting is the number of messages the inbox limit counts: kept, and not sent.

@@ -259,7 +259,7 @@ func (m *member) take(msg *mq.Message, h Header, b *Batch) SendResult {
 	case !s.conn.Takes(&own, s.header(&own, qos)):
 		return m.refuse(SendTooLarge)
 	case qos == 2 && s.persistent():
-		if !s.full && s.backlog <= s.cursor && len(s.owed) == 0 && s.win.unack+s.tail.n < int(min(s.receiveMax, maxMoved)) &&
+		if !s.full && s.backlog <= s.cursor && s.owed == nil && s.win.unack+s.tail.n < int(min(s.receiveMax, maxMoved)) &&
 			!s.crammed(mq.RecordSize(&own)) {
 			return m.move(&own, h.Seq, b)
 		}
