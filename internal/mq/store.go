@@ -145,6 +145,14 @@ type Store interface {
 	// there is none; that alone writes nothing. It is NoInbox if the name is
 	// longer than MaxInboxName.
 	Inbox(name string) Inbox
+	// Occupy is Inbox for an OpPut that is about to be submitted to an inbox that
+	// may be empty. It fails with InboxesFull if one more inbox that holds
+	// messages, or its name, is over a limit of the store, or over the share of
+	// the account, and then makes none. Else the inbox counts as one that holds
+	// messages, on the account if it did not before, until it is empty after that
+	// OpPut is done. The server's own inboxes do not count, but those of shared
+	// subscriptions. An OpPut without Occupy is taken over the limits, and counted.
+	Occupy(name string, by Account) (Inbox, error)
 	// Lookup is Inbox without making one.
 	Lookup(name string) (Inbox, bool)
 	// Forget gives a handle back: nothing more is submitted or asked with it,
