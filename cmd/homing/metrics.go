@@ -8,6 +8,7 @@ import (
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/clock"
+	"github.com/homing-mq/homing/internal/config"
 	"github.com/homing-mq/homing/internal/logging"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
@@ -19,12 +20,13 @@ import (
 // collector turns the counters of the core and the gateway into metrics when
 // they are asked for.
 type collector struct {
-	b *broker.Broker
-	m *mqttserver.Server
-	r *rocketmqserver.Server // nil: off
-	s *store.Store
-	c *clock.Clock
-	l *slog.Logger
+	b      *broker.Broker
+	m      *mqttserver.Server
+	r      *rocketmqserver.Server // nil: off
+	s      *store.Store
+	c      *clock.Clock
+	l      *slog.Logger
+	limits *config.Limits
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -44,6 +46,8 @@ var (
 	descGroups      = desc("shared_subscriptions", "Shared subscriptions with members.")
 	descOvertaken   = desc("clients_overtaken", "Connected clients that have acknowledged more than 10,000 messages and not one that was sent before those.")
 	descPending     = desc("pending_bytes", "Messages that are in memory only, bytes.")
+	descQuotaUsed   = desc("quota_used", "What is held of what the limits bound in all: limits.<quota>.", "quota")
+	descQuotaLimit  = desc("quota_limit", "The limit of it; 0: none. One user, access key or client may have limits.share percent.", "quota")
 	descAccepted    = desc("connections_accepted_total", "Accepted connections.")
 	descRefused     = desc("connections_refused_total", "Refused connections.", "reason")
 	descTakenOver   = desc("connections_taken_over_total", "Connections replaced by another one with the same client ID.")
@@ -113,7 +117,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descAccepted, g.Accepted.Load())
 	count(descRefused, g.OverLimit.Load(), "limit")
 	count(descRefused, g.AuthFailed.Load(), "credentials")
-	count(descRefused, g.Refused.Load()-min(g.AuthFailed.Load(), g.Refused.Load()), "other")
+	count(descRefused, s.WillsRefused.Load(), "wills")
+	known := g.AuthFailed.Load() + s.WillsRefused.Load()
+	count(descRefused, g.Refused.Load()-min(known, g.Refused.Load()), "other")
 	count(descTakenOver, s.TakenOver.Load())
 	count(descUnsettled, g.Unsettled.Load())
 	count(descBytes, g.BytesIn.Load(), "in")
@@ -133,6 +139,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(descDropped, s.Dropped[r].Load(), r.String())
 	}
 	st := c.s.Metrics()
+	c.collectQuotas(gauge, &st)
 	gauge(descInboxes, int64(st.Inboxes))
 	gauge(descEntries, st.Entries)
 	gauge(descOrphans, s.Orphans.Load())
@@ -170,6 +177,28 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.collectRocketMQ(gauge, count)
 	}
 	count(descPanics, panics)
+}
+
+// collectQuotas tells of what is bounded in all.
+func (c *collector) collectQuotas(gauge func(*prometheus.Desc, int64, ...string), st *store.Metrics) {
+	s, l := &c.b.Stats, c.limits
+	for _, q := range []struct {
+		name        string
+		used, limit int64
+	}{
+		{"inboxes", st.Holding, int64(l.Inboxes)},
+		{"inbox-name-bytes", st.NameBytes, int64(l.InboxNameBytes)},
+		{"retained", s.Retained.Load(), int64(l.Retained)},
+		{"retained-bytes", s.RetainedBytes.Load(), int64(l.RetainedBytes)},
+		{"delayed", s.Delayed.Load(), int64(l.Delayed)},
+		{"delayed-bytes", s.DelayedBytes.Load(), int64(l.DelayedBytes)},
+		{"wills", s.Wills.Load(), int64(l.Wills)},
+		{"will-bytes", s.WillBytes.Load(), int64(l.WillBytes)},
+		{"pending-bytes-total", c.b.PendingBytes(), int64(l.PendingBytesTotal)},
+	} {
+		gauge(descQuotaUsed, q.used, q.name)
+		gauge(descQuotaLimit, q.limit, q.name)
+	}
 }
 
 // collectRocketMQ tells of the RocketMQ gateway.

@@ -90,7 +90,7 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 		return nil, err
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log})
+		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log, &cfg.Limits})
 	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http})
 	return s, nil
 }
@@ -106,9 +106,12 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	cfg := s.cfg
 	var batch broker.Batch // of the store's completion goroutine
 	ready := make(chan struct{})
+	share := cfg.Limits.Share
 	st, err := store.Open(store.Options{
 		Dir: cfg.Data, Sync: syncModes[cfg.Store.Sync], SyncInterval: cfg.Store.SyncInterval, Retention: cfg.P2P.Retention,
-		DiskLimit: int64(cfg.Store.DiskLimit), MaxRecord: int64(cfg.Limits.PacketSize), OpenFiles: min(s.places.store, 256), Logger: s.log, Clock: s.clock,
+		DiskLimit: int64(cfg.Store.DiskLimit), MaxRecord: int64(cfg.Limits.PacketSize),
+		Inboxes: mq.Limit{Max: int64(cfg.Limits.Inboxes), Share: share}, InboxNames: mq.Limit{Max: int64(cfg.Limits.InboxNameBytes), Share: share},
+		OpenFiles: min(s.places.store, 256), Logger: s.log, Clock: s.clock,
 		Observer: storeObserver(metrics),
 		Done: func(ops []mq.Op, err error) {
 			<-ready
@@ -126,6 +129,8 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		DelayedLimit: cfg.Limits.Delayed, RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
 		SubscriptionBytes: int64(cfg.Limits.SubscriptionBytes), SubscriptionAll: int64(cfg.Limits.SubscriptionBytesAll),
 		MatchSteps: cfg.Limits.MatchSteps, MatchStepsClient: cfg.Limits.MatchStepsClient,
+		DelayedBytes: int64(cfg.Limits.DelayedBytes), RetainedBytes: int64(cfg.Limits.RetainedBytes),
+		WillLimit: cfg.Limits.Wills, WillBytes: int64(cfg.Limits.WillBytes), Share: share,
 		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)

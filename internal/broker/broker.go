@@ -36,9 +36,14 @@ type Options struct {
 	Clock *clock.Clock
 
 	Keep              KeepPolicy
-	RetainedLimit     int // retained messages; 0: no limit
-	DelayedLimit      int // messages that wait for their time; 0: no limit
-	SubscriptionLimit int // of one client; 0: no limit
+	RetainedLimit     int   // retained messages; 0: no limit
+	RetainedBytes     int64 // of their records and topic names; 0: no limit
+	DelayedLimit      int   // messages that wait for their time; 0: no limit
+	DelayedBytes      int64 // of their records; 0: no limit
+	WillLimit         int   // wills; 0: no limit
+	WillBytes         int64 // of wills as they are stored; 0: no limit
+	Share             int   // percent of each of these that one account may have; see mq.Limit
+	SubscriptionLimit int   // of one client; 0: no limit
 
 	SubscriptionBytes int64 // of the filters of one client; 0: no limit
 	SubscriptionAll   int64 // and of all clients
@@ -70,6 +75,7 @@ type Broker struct {
 	wheel    wheel
 	expiries timeQueue
 	wills    timeQueue     // when those of offline sessions are due
+	willed   willed        // how many wills there are
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
 
@@ -101,6 +107,7 @@ func New(opt Options) (*Broker, error) {
 		b.clock = clock.New(clock.Options{Log: b.log})
 	}
 	b.registry.init()
+	b.limit()
 	b.topics.init(b.mayRead)
 	b.topics.steps, b.topics.clientSteps = opt.MatchSteps, opt.MatchStepsClient
 	b.wheel.init()
@@ -173,6 +180,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 			return fmt.Errorf("session of %q: %w", s.id, err)
 		}
 		s.will = will
+		s.b.willed.take(will, len(meta.Will))
 		if s.will.due = meta.WillDue; s.will.due == 0 {
 			s.delayWill(now)
 		} else {

@@ -9,6 +9,7 @@ import (
 // ConnectRequest is an authenticated CONNECT.
 type ConnectRequest struct {
 	ClientID   string
+	Principal  *mq.Principal // who connects; nil: the server itself
 	Conn       Conn
 	CleanStart bool
 	Expiry     uint32 // session expiry interval in seconds; 3.x: 0 or NeverExpires
@@ -39,6 +40,11 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 // [MQTT-3.1.2-6] [MQTT-3.1.4-4] [MQTT3-3.1.2-4] [MQTT3-3.1.2-6] [MQTT3-3.1.4-2] [MQTT3-3.1.4-3]
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s := b.acquireSettled(req.ClientID)
+	if err := b.willed.admit(req.Will, s.will); err != nil {
+		b.Stats.WillsRefused.Add(1)
+		s.unlock()
+		return nil, err
+	}
 	old := s.detach(batch)
 	// Else it ends with the connection before, or has ended [MQTT-4.1.0-2].
 	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > b.Now(batch))
@@ -63,6 +69,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	if !b.publishWill(before, batch) && b.closing.Load() {
 		err = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down"}
 	}
+	b.willed.drop(before) // what was not published by now never is
 	if err == nil {
 		err = s.catchUp()
 	}
@@ -75,6 +82,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.mu.Lock()
 	s.vacate()
 	if err != nil {
+		b.willed.drop(req.Will)
 		if s.exists && s.expiry != NeverExpires {
 			s.expireAt(b.Now(batch) + int64(s.expiry)*1000)
 		}
@@ -184,6 +192,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.expiry = req.Expiry
 	s.deadline = 0
 	s.will = req.Will
+	s.account = mq.AccountOf(req.Principal)
 	s.conn = req.Conn
 	s.late &^= lateReported
 	s.stopped.Store(false)
@@ -250,8 +259,13 @@ func (s *Session) detachEntry(e *inflight, b *Batch) {
 			b.complete(e.origin, e.token, mq.NoTarget)
 			return
 		}
-		s.storePending(e)
-		s.requeue(e)
+		if s.storePending(e, b) {
+			s.requeue(e)
+			return
+		}
+		s.hold(-len(e.rec))
+		s.endIdentifier(e.seq)
+		s.b.drop(mq.DropInboxesFull)
 	case writing:
 		s.requeue(e)
 	case volatile:
@@ -316,6 +330,7 @@ func (b *Broker) Disconnect(s *Session, conn Conn, how Departure, batch *Batch) 
 		s.expiry = *how.Expiry
 	}
 	if how.DiscardWill {
+		b.willed.drop(s.will)
 		s.will = nil
 	}
 	s.detach(batch)
@@ -361,6 +376,7 @@ func (s *Session) end(batch *Batch) {
 	s.exists = false
 	s.mu.Unlock()
 	if s.b.publishWill(will, batch) || !s.b.closing.Load() { // else the next start does it
+		s.b.willed.drop(will)
 		if err := s.forgetSession(true, batch); err != nil {
 			s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
 		}

@@ -30,7 +30,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 	}
 	if d.m.Retain { // else nothing retained changes [MQTT-3.3.1-8] [MQTT3-3.3.1-12]
 		b.retained.mu.Lock()
-		if code := b.mayRetain(d.m); code != mq.OK {
+		if code := b.mayRetain(d); code != mq.OK {
 			b.retained.mu.Unlock()
 			return b.refuse(d, dropFor(code), code, batch)
 		}
@@ -77,6 +77,8 @@ func dropFor(code mq.Code) mq.DropReason {
 	switch code {
 	case mq.RetainedFull:
 		return mq.DropRetainedFull
+	case mq.RetainedBytes:
+		return mq.DropRetainedBytes
 	case mq.StoreFull:
 		return mq.DropStoreFull
 	}

@@ -29,6 +29,8 @@ type world struct {
 	auth  mq.Authorizer
 	clock func() *clock.Clock // makes that of a process; nil: the default
 	disk  func(vfs.FS) vfs.FS // nil, or what the store sees instead of fs
+
+	inboxes, names mq.Limit // of the store
 }
 
 type allowAll struct{}
@@ -61,6 +63,7 @@ func (w *world) start() {
 	}
 	st, err := store.Open(store.Options{
 		Dir: "data", FS: fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour, Clock: opt.Clock,
+		Inboxes: w.inboxes, InboxNames: w.names,
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			b.Committed(ops, err, &batch)

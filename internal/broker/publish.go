@@ -42,6 +42,11 @@ type delivery struct {
 	token  uint64
 	rec    []byte // the record of m once one was needed; shared by targets
 
+	// On whose account is what it makes the store hold: from's, or if that is nil
+	// of the number.
+	from    *mq.Principal
+	account mq.Account
+
 	// along is committed together with what is stored of a QoS 2 message, as one
 	// unit: the claim of its identifier if the sender has a persistent session,
 	// or the end of what it was stored as before. Kind 0: nothing.
@@ -63,6 +68,14 @@ type delivery struct {
 	group   []mq.Op
 }
 
+// by returns on whose account the store holds what the message makes it hold.
+func (d *delivery) by() mq.Account {
+	if d.from != nil {
+		return mq.AccountOf(d.from)
+	}
+	return d.account
+}
+
 // record returns the record form of the message: the one copy that is made.
 func (d *delivery) record() []byte {
 	if d.rec == nil {
@@ -73,6 +86,7 @@ func (d *delivery) record() []byte {
 
 func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 	m := d.m
+	d.from = src.Principal
 	if m.QoS == 0 {
 		d.origin = nil
 	}
@@ -302,7 +316,7 @@ func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
 	e.due = b.mono + linger
 	s.win.push(e)
 	if linger == 0 || s.pendingBytes > s.b.opt.PendingSize || s.b.pendingBytes.Load() > s.b.opt.PendingAll {
-		s.flushPending(seq)
+		s.flushPending(seq, b)
 	} else {
 		s.armLinger(e.due)
 	}
@@ -328,8 +342,12 @@ func (s *Session) keep(d *delivery, b *Batch) {
 		s.b.refuse(d, mq.DropInboxFull, mq.InboxFull, b)
 		return
 	}
-	in := s.box()
-	s.flushPending(s.nextSeq)
+	in, err := s.occupied(d.by)
+	if err != nil {
+		s.b.refuse(d, dropOf(err), codeOf(err), b)
+		return
+	}
+	s.flushPending(s.nextSeq, b)
 	seq := s.allot()
 	flags := mq.Flags(d.qos)
 	if s.b.survives(d, s) {
@@ -476,8 +494,11 @@ func codeOf(err error) mq.Code {
 }
 
 func dropOf(err error) mq.DropReason {
-	if codeOf(err) == mq.StoreFull {
+	switch codeOf(err) {
+	case mq.StoreFull:
 		return mq.DropStoreFull
+	case mq.InboxesFull:
+		return mq.DropInboxesFull
 	}
 	return mq.DropStoreFailed
 }

@@ -23,22 +23,39 @@ type retainedSet struct {
 	mu     sync.Mutex
 	topics btree.Map[string, retained] // by levelKey
 	size   atomic.Int64                // of topics
+	count  mq.Quota                    // of what is shown, but the server's own
+	bytes  mq.Quota                    // of their records and topic names
 }
 
 // retained is the current message of a topic.
 type retained struct {
-	in  mq.Inbox
-	seq uint64
-	rec []byte // until the store has it, and for the server's own topics
-	ops int32  // that the store has not done yet
+	in   mq.Inbox
+	size uint32 // bytes that it counts in retainedSet.bytes
+	seq  uint64
+	rec  []byte // until the store has it, and for the server's own topics
+	ops  int32  // that the store has not done yet
 	// gone: it was removed, but the inbox is in use while there are ops.
 	gone bool
+	by   mq.Account // on whose account it counts
 }
 
 func (r *retainedSet) set(key string, v retained) {
 	r.topics.Set(key, v)
 	r.size.Store(int64(r.topics.Len()))
 }
+
+// tally counts a message of clients that is shown from now on, or with sign -1 no
+// more. The lock is held.
+func (b *Broker) tally(v *retained, sign int64) {
+	r := &b.retained
+	r.count.Add(v.by, sign)
+	r.bytes.Add(v.by, sign*int64(v.size))
+	b.Stats.Retained.Store(r.count.Used())
+	b.Stats.RetainedBytes.Store(r.bytes.Used())
+}
+
+// retainedSize is what a retained message counts, bytes: its topic is in memory.
+func retainedSize(topic, record int) uint32 { return uint32(topic + record) }
 
 // retain makes the message, of any QoS, the retained one of its topic
 // [MQTT3-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11], or with an empty
@@ -56,18 +73,21 @@ func (b *Broker) retain(d *delivery, f *fanout) {
 		if now.in == mq.NoInbox {
 			now.in = b.store.Inbox(mq.RetainedInbox + string(d.m.Topic))
 		}
+		if shown {
+			b.tally(&now, -1)
+		}
 		now.seq, now.rec, now.gone = max(old+1, b.store.NextSeq(now.in)), d.record(), false
+		now.size, now.by = retainedSize(len(d.m.Topic), len(now.rec)), d.by()
+		b.tally(&now, 1)
 		ops = append(ops, mq.Op{
 			Kind: mq.OpPut, Inbox: now.in, Seq: now.seq, Flags: mq.Flags(d.m.QoS), Expiry: d.m.Expiry, Record: now.rec, Owner: note,
 		})
 		if shown {
 			ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old})
-		} else {
-			b.Stats.Retained.Add(1)
 		}
 	case shown || had && now.ops > 0: // also while it is being removed: that is not safe yet
 		if shown {
-			b.Stats.Retained.Add(-1)
+			b.tally(&now, -1)
 		}
 		now.gone, now.rec = true, nil
 		ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old, Owner: note})
@@ -90,14 +110,21 @@ func (b *Broker) retain(d *delivery, f *fanout) {
 
 // mayRetain says whether the message can be retained, before anything is done.
 // The lock is held.
-func (b *Broker) mayRetain(m *mq.Message) mq.Code {
+func (b *Broker) mayRetain(d *delivery) mq.Code {
+	m, r := d.m, &b.retained
 	if len(m.Payload) == 0 {
 		return mq.OK
 	}
-	if limit := b.opt.RetainedLimit; limit > 0 && b.Stats.Retained.Load() >= int64(limit) {
-		if old, had := b.retained.topics.Get(levelKey(string(m.Topic))); !had || old.gone {
-			return mq.RetainedFull
-		}
+	by, more := d.by(), int64(1)
+	wider := int64(retainedSize(len(m.Topic), len(d.record())))
+	if old, had := r.topics.Get(levelKey(string(m.Topic))); had && !old.gone {
+		more, wider = 0, wider-int64(old.size) // it takes the place of another
+	}
+	switch {
+	case !r.count.Fits(by, more):
+		return mq.RetainedFull
+	case !r.bytes.Fits(by, wider):
+		return mq.RetainedBytes
 	}
 	if err := b.store.Admit(mq.RecordSize(m)); err != nil {
 		return codeOf(err)
@@ -139,7 +166,7 @@ func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
 	case err != nil:
 		now.rec = nil
 		b.drop(dropOf(err))
-		b.reload(&now)
+		b.reload(n.key, &now)
 	default:
 		// What failed before may have left something behind.
 		now.rec = nil
@@ -163,16 +190,23 @@ func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
 }
 
 // reload makes current what the store has, after it has failed.
-func (b *Broker) reload(now *retained) {
+func (b *Broker) reload(key string, now *retained) {
 	if !now.gone {
-		b.Stats.Retained.Add(-1)
+		b.tally(now, -1)
 	}
 	if last := b.store.Stats(now.in).Last; last > 0 {
 		now.seq, now.gone = last, false
-		b.Stats.Retained.Add(1)
+		now.size, now.by = b.storedSize(key, now), mq.Nobody
+		b.tally(now, 1)
 	} else {
 		now.gone = true
 	}
+}
+
+// storedSize is the retainedSize of the message that the store has.
+func (b *Broker) storedSize(key string, now *retained) uint32 {
+	_, size, _ := b.store.Oldest(now.in, now.seq-1)
+	return retainedSize(len(key), size)
 }
 
 // loadRetained finds the retained messages after a restart. Of two for one topic
@@ -185,8 +219,11 @@ func (b *Broker) loadRetained() error {
 			return nil
 		}
 		b.ackBelow(in, st.Last)
-		b.retained.set(levelKey(name[len(mq.RetainedInbox):]), retained{in: in, seq: st.Last})
-		b.Stats.Retained.Add(1)
+		v := retained{in: in, seq: st.Last}
+		key := levelKey(name[len(mq.RetainedInbox):])
+		v.size = b.storedSize(key, &v)
+		b.retained.set(key, v)
+		b.tally(&v, 1)
 		return nil
 	})
 }
@@ -208,7 +245,7 @@ func (b *Broker) removeRetained(key string, seq uint64, why mq.DropReason) {
 		return
 	}
 	b.drop(why)
-	b.Stats.Retained.Add(-1)
+	b.tally(&now, -1)
 	now.gone = true
 	now.ops++
 	r.set(key, now)

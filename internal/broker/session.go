@@ -44,11 +44,12 @@ type Session struct {
 	again     bool // and another one asked meanwhile
 	full      bool // the outbox is; Drained clears it
 	retain    RetainRule
-	purged    bool // see Broker.purged
-	unmarked  bool // something was sent that the store has without FlagSent
-	lingering bool // on the wheel
-	owing     bool // a goroutine is about to send retained messages
-	late      late // see lookBehind
+	account   mq.Account // of conn's principal; stays when it is gone
+	purged    bool       // see Broker.purged
+	unmarked  bool       // something was sent that the store has without FlagSent
+	lingering bool       // on the wheel
+	owing     bool       // a goroutine is about to send retained messages
+	late      late       // see lookBehind
 
 	will    *Will  // to be published when the connection ends, or later; nil: none
 	share   *share // nil: has nothing to do with shared subscriptions
@@ -143,6 +144,23 @@ func (s *Session) box() mq.Inbox {
 		s.nextSeq = max(s.nextSeq, s.b.store.NextSeq(s.inbox))
 	}
 	return s.inbox
+}
+
+// occupied is box for a message that is to be stored: it fails if one more inbox
+// that holds messages is over a limit. by says on whose account it is.
+func (s *Session) occupied(by func() mq.Account) (mq.Inbox, error) {
+	if s.count > 0 {
+		return s.box(), nil
+	}
+	in, err := s.b.store.Occupy(s.id, by())
+	if err != nil {
+		return mq.NoInbox, err
+	}
+	if s.inbox == mq.NoInbox {
+		s.inbox = in
+		s.nextSeq = max(s.nextSeq, s.b.store.NextSeq(in))
+	}
+	return in, nil
 }
 
 // open takes over what the store has for this client ID.

@@ -36,14 +36,19 @@ type Stats struct {
 
 	SubsRefused [SubscriptionLimits]atomic.Uint64 // subscriptions over a limit
 
-	Connected atomic.Int64
-	Subs      atomic.Int64
-	SubBytes  atomic.Int64 // of their filters
-	Retained  atomic.Int64 // retained messages
-	Groups    atomic.Int64 // shared subscriptions
-	Delayed   atomic.Int64 // messages accepted by PublishLater and not published
-	Orphans   atomic.Int64 // inboxes of sessions that were lost before the start, whose clients have not come back
-	Overtaken atomic.Int64 // connections with a message that was overtaken by many acknowledgements
+	Connected     atomic.Int64
+	Subs          atomic.Int64
+	SubBytes      atomic.Int64  // of their filters
+	Retained      atomic.Int64  // retained messages
+	Groups        atomic.Int64  // shared subscriptions
+	Delayed       atomic.Int64  // messages accepted by PublishLater and not published
+	RetainedBytes atomic.Int64  // of their records and topic names
+	DelayedBytes  atomic.Int64  // of their records
+	Wills         atomic.Int64  // wills of connected and offline clients
+	WillBytes     atomic.Int64  // as they are stored
+	WillsRefused  atomic.Uint64 // CONNECTs refused for the limit on wills
+	Orphans       atomic.Int64  // inboxes of sessions that were lost before the start, whose clients have not come back
+	Overtaken     atomic.Int64  // connections with a message that was overtaken by many acknowledgements
 }
 
 func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }

@@ -110,8 +110,15 @@ type Limits struct {
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ request to arrive"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	Inboxes               int           `key:"inboxes" min:"0" doc:"clients and shared subscriptions with messages waiting; 0: no limit. About 150 bytes of memory each, besides the name"`
+	InboxNameBytes        Size          `key:"inbox-name-bytes" min:"0" doc:"of the names of these, which are in memory; 0: no limit"`
+	Share                 int           `key:"share" min:"1" max:"100" doc:"percent of inboxes, delayed, retained, wills, their bytes and of unfinished packets that one user may take, one access key, or one client without a login"`
 	Delayed               int           `key:"delayed" min:"0" doc:"messages that wait for their delivery time; 0: no limit"`
+	DelayedBytes          Size          `key:"delayed-bytes" min:"0" doc:"of these, on disk; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
+	RetainedBytes         Size          `key:"retained-bytes" min:"0" doc:"of these, on disk, and of their topic names, in memory; 0: no limit"`
+	Wills                 int           `key:"wills" min:"0" doc:"wills of connected clients and of sessions; 0: no limit"`
+	WillBytes             Size          `key:"will-bytes" min:"0" doc:"of these, in memory while the client is connected; 0: no limit"`
 	Subscriptions         int           `key:"subscriptions" min:"0" doc:"of one client; 0: no limit"`
 	SubscriptionBytes     Size          `key:"subscription-bytes" min:"0" max:"1GiB" doc:"of the topic filters of one client; 0: no limit"`
 	SubscriptionBytesAll  Size          `key:"subscription-bytes-total" min:"0" doc:"and of all clients"`
@@ -121,7 +128,7 @@ type Limits struct {
 	QoS                   int           `key:"qos" min:"0" max:"2" doc:"highest QoS of a publish, will or subscription"`
 	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`
 	PendingBytes          Size          `key:"pending-bytes" min:"64KiB" doc:"messages in memory for one client"`
-	PendingBytesTotal     Size          `key:"pending-bytes-total" min:"64KiB" doc:"messages in memory for all clients"`
+	PendingBytesTotal     Size          `key:"pending-bytes-total" min:"64KiB" doc:"messages in memory for all clients, and packets and requests that have arrived in part"`
 	Outbox                Size          `key:"outbox" min:"16KiB" doc:"output waiting for one slow connection"`
 }
 
@@ -160,8 +167,15 @@ func Default() *Config {
 			Inflight:          1000,
 			ReceiveMaximum:    1000,
 			ConnectTimeout:    10 * time.Second,
+			Inboxes:           2_000_000,
+			InboxNameBytes:    128 << 20,
+			Share:             75,
 			Delayed:           1_000_000,
+			DelayedBytes:      1 << 30,
 			Retained:          1_000_000,
+			RetainedBytes:     256 << 20,
+			Wills:             2_000_000,
+			WillBytes:         512 << 20,
 			Subscriptions:     10_000,
 			SubscriptionBytes: 8 << 20,
 			MatchSteps:        16384,

@@ -210,15 +210,18 @@ func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 	}
 	w.batch.Flush()
 	_, err := c.srv.broker.Connect(broker.ConnectRequest{
-		ClientID: who.id, Conn: c, CleanStart: p.CleanStart, Expiry: granted, ReceiveMax: receiveMax,
+		ClientID: who.id, Principal: c.principal, Conn: c, CleanStart: p.CleanStart, Expiry: granted, ReceiveMax: receiveMax,
 		Retain: retain, Will: c.will(p),
 	}, &w.batch)
 	if err != nil {
-		c.srv.log.Error("cannot accept a session", "client", who.id, "error", err)
 		code := mq.StoreFailed
 		if e := new(mq.Error); errors.As(err, &e) {
 			code = e.Code
 		}
+		if code == mq.WillsFull { // no fault: the end of the connection is logged
+			return c.reject(connackCode(code, c.version), ackText(code)+" (limits.wills, limits.will-bytes, limits.share)", &w.batch)
+		}
+		c.srv.log.Error("cannot accept a session", "client", who.id, "error", err)
 		return c.reject(connackCode(code, c.version), "the server could not store the session", &w.batch)
 	}
 	return errAccepted

@@ -1,0 +1,77 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
+
+// limit sets the limits of what the core counts. Inboxes are counted by the store.
+func (b *Broker) limit() {
+	o := &b.opt
+	b.retained.count.Limit = mq.Limit{Max: int64(o.RetainedLimit), Share: o.Share}
+	b.retained.bytes.Limit = mq.Limit{Max: o.RetainedBytes, Share: o.Share}
+	b.delays.count.Limit = mq.Limit{Max: int64(o.DelayedLimit), Share: o.Share}
+	b.delays.bytes.Limit = mq.Limit{Max: o.DelayedBytes, Share: o.Share}
+	b.willed.count.Limit = mq.Limit{Max: int64(o.WillLimit), Share: o.Share}
+	b.willed.bytes.Limit = mq.Limit{Max: o.WillBytes, Share: o.Share}
+	b.willed.stats = &b.Stats
+}
+
+// willed counts the wills of all sessions, connected and offline: from CONNECT
+// until a will is published and safe, or will never be. mu is a leaf.
+type willed struct {
+	mu           sync.Mutex
+	count, bytes mq.Quota
+	stats        *Stats
+}
+
+// admit counts a will that is about to take the place of another one, which stays
+// counted until drop. nil is no will. It fails with WillsFull if there is no room
+// for the difference.
+func (q *willed) admit(w, instead *Will) error {
+	if w == nil {
+		return nil
+	}
+	w.size = int64(w.formSize())
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	by, more, wider := mq.AccountOf(&w.Principal), int64(1), w.size
+	if instead != nil {
+		more, wider = 0, w.size-instead.size
+	}
+	if !q.count.Fits(by, more) || !q.bytes.Fits(by, wider) {
+		w.size = 0
+		return &mq.Error{Code: mq.WillsFull, Text: "the limit on wills, or the client's share of it, is reached"}
+	}
+	q.add(w, by, 1)
+	return nil
+}
+
+// take counts a will that was stored before the start, in a form of size bytes.
+// Whose it is is known: wills are published with their principal's rights.
+func (q *willed) take(w *Will, size int) {
+	w.size = int64(size)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.add(w, mq.AccountOf(&w.Principal), 1)
+}
+
+// drop counts a will no more, if it was counted. nil is no will.
+func (q *willed) drop(w *Will) {
+	if w == nil || w.size == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.add(w, mq.AccountOf(&w.Principal), -1)
+	w.size = 0
+}
+
+// add is called with mu held.
+func (q *willed) add(w *Will, by mq.Account, sign int64) {
+	q.count.Add(by, sign)
+	q.bytes.Add(by, sign*w.size)
+	q.stats.Wills.Store(q.count.Used())
+	q.stats.WillBytes.Store(q.bytes.Used())
+}
