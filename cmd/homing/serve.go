@@ -149,6 +149,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum, Pause: pause,
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
 		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
+		Memory: int64(cfg.Limits.PendingBytesTotal), Share: share,
 		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8, HideRefusals: cfg.Auth.HideRefusals,
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
 	})
@@ -165,7 +166,7 @@ func (s *server) startRocketMQ(conf *tls.Config) (err error) {
 		Broker: s.core, Auth: s.auth, Log: s.log, TLS: conf, Topics: cfg.Topics,
 		Advertise: cfg.RocketMQ.Advertise, AdvertiseGRPC: cfg.RocketMQ.AdvertiseGRPC, KeepNamespace: cfg.RocketMQ.KeepNamespace,
 		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
-		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal),
+		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal) / 2,
 		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
 	})

@@ -56,6 +56,10 @@ func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }
 // PendingBytes is the memory held by messages that are not stored.
 func (b *Broker) PendingBytes() int64 { return b.pendingBytes.Load() }
 
+// Hold adds n bytes, which may be negative, to PendingBytes: what gateways hold in
+// memory of packets that have arrived in part. It returns the sum.
+func (b *Broker) Hold(n int64) int64 { return b.pendingBytes.Add(n) }
+
 // Sessions counts the sessions in memory, those of clients.
 func (b *Broker) Sessions() int {
 	n := 0

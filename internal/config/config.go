@@ -112,7 +112,7 @@ type Limits struct {
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
 	Inboxes               int           `key:"inboxes" min:"0" doc:"clients and shared subscriptions with messages waiting; 0: no limit. About 150 bytes of memory each, besides the name"`
 	InboxNameBytes        Size          `key:"inbox-name-bytes" min:"0" doc:"of the names of these, which are in memory; 0: no limit"`
-	Share                 int           `key:"share" min:"1" max:"100" doc:"percent of inboxes, delayed, retained, wills, their bytes and of unfinished packets that one user may take, one access key, or one client without a login"`
+	Share                 int           `key:"share" min:"1" max:"100" doc:"percent of each limit on all clients that one user, access key, or client without a login may take"`
 	Delayed               int           `key:"delayed" min:"0" doc:"messages that wait for their delivery time; 0: no limit"`
 	DelayedBytes          Size          `key:"delayed-bytes" min:"0" doc:"of these, on disk; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`

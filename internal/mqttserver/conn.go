@@ -76,7 +76,7 @@ type conn struct {
 
 // detail is what only some connections need.
 type detail struct {
-	partial   []byte      // the beginning of a packet, kept while waiting
+	partial   *partial    // the beginning of a packet, kept while waiting
 	aliases   [][]byte    // topic aliases of the client, by number [MQTT-3.3.2-7]
 	session   uint32      // session expiry interval of CONNECT
 	silence   *time.Timer // WebSocket: ends the connection when the keep alive time is over
@@ -224,6 +224,7 @@ func (c *conn) end() {
 	}
 	c.in.end()
 	c.strangerNoMore()
+	c.forgetInput()
 	if c.detail != nil && c.detail.lingers {
 		c.linger()
 	}
@@ -231,7 +232,6 @@ func (c *conn) end() {
 	c.out.closed = true
 	c.out.buf = nil
 	c.out.mu.Unlock()
-	c.release()
 	c.wake()
 	if d := c.detail; d != nil {
 		if d.silence != nil {

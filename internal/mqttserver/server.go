@@ -3,6 +3,7 @@ package mqttserver
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -37,6 +38,8 @@ type Options struct {
 	ResponseTopic  string        // response information for a client, %c being its client ID; "": none
 	HideRefusals   bool          // 0x80 instead of 0x87 in acknowledgements
 	StrictUTF8     bool          // control characters and non-characters in names are malformed
+	Memory         int64         // bytes of all messages in memory, unfinished packets included; 0: no limit
+	Share          int           // percent of what unfinished packets may take, for one account; 0: 100
 	Connections    int           // 0: no limit but Places
 	PerAddress     int           // connections per remote address; 0: no limit
 
@@ -74,8 +77,9 @@ type Server struct {
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
 
-	limiter *gateway.Limiter
-	large   atomic.Int32 // strangers with a large CONNECT under way
+	limiter    *gateway.Limiter
+	unfinished *gateway.Unfinished
+	large      atomic.Int32 // strangers with a large CONNECT under way
 
 	mu        sync.Mutex // guards the fields below
 	closing   bool
@@ -97,9 +101,19 @@ func New(opt Options) *Server {
 	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
+	memory := opt.Memory
+	if memory <= 0 {
+		memory = math.MaxInt64
+	}
+	s.unfinished = gateway.NewUnfinished(gateway.UnfinishedOptions{
+		Limit: memory, Share: opt.Share, Largest: int64(opt.PacketSize), Total: opt.Broker.Hold, Patience: opt.ConnectTimeout / 5,
+	})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
+
+// Unfinished has the packets that have arrived in part.
+func (s *Server) Unfinished() *gateway.Unfinished { return s.unfinished }
 
 // Connections counts open connections, those without CONNECT included.
 func (s *Server) Connections() int { return s.limiter.Open() }

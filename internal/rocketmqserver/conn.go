@@ -71,7 +71,7 @@ var (
 func (c *conn) serve() {
 	defer c.srv.remove(c)
 	defer c.nc.Close()
-	defer c.in.release(c.srv)
+	defer c.in.drop(c.srv)
 	// The first byte tells what the writer writes to.
 	err := c.in.open(c)
 	if err == nil {

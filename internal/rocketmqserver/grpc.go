@@ -271,6 +271,7 @@ func (c *call) release() {
 	}
 	if c.held > 0 {
 		c.srv.room(true).Release(c.held)
+		c.srv.broker.Hold(-c.held)
 		c.held = 0
 	}
 }
@@ -313,6 +314,7 @@ func (c *call) receive(limit int) error {
 			return errNoMemory
 		}
 		c.held = size
+		c.srv.broker.Hold(size)
 	}
 	parts, err := c.wire.Read(int(size))
 	if err != nil {

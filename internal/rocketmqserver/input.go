@@ -20,6 +20,7 @@ type input struct {
 	begun      time.Time // when the request that is arriving began; zero: none is
 	held       int64     // of Server.room
 	known      bool      // which one
+	counted    int64     // bytes of buf in Broker.Hold: those of a large one
 }
 
 const (
@@ -102,6 +103,7 @@ func (in *input) advance(s *Server) {
 		small := make([]byte, readBuf)
 		in.end = copy(small, rest)
 		in.start, in.buf = 0, small
+		in.count(s)
 	}
 	if len(in.buf) == readBuf {
 		in.release(s)
@@ -133,7 +135,25 @@ func (in *input) grow(c *conn, size int) error {
 	grown := make([]byte, min(size, 2*len(in.buf)))
 	in.end = copy(grown, in.buf[in.start:in.end])
 	in.start, in.buf = 0, grown
+	in.count(c.srv)
 	return nil
+}
+
+// count counts a large buffer as memory of messages.
+func (in *input) count(s *Server) {
+	size := int64(0)
+	if len(in.buf) > readBuf {
+		size = int64(len(in.buf))
+	}
+	s.broker.Hold(size - in.counted)
+	in.counted = size
+}
+
+// drop gives up what has arrived.
+func (in *input) drop(s *Server) {
+	in.release(s)
+	in.buf, in.start, in.end = nil, 0, 0
+	in.count(s)
 }
 
 // isKnown reports whether the client has shown who it is.
