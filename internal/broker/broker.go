@@ -76,6 +76,7 @@ type Broker struct {
 	expiries timeQueue
 	wills    timeQueue     // when those of offline sessions are due
 	willed   willed        // how many wills there are
+	memory   memory        // what messages in memory take, by account
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
 

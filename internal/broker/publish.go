@@ -327,6 +327,9 @@ func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
 func (s *Session) hold(n int) {
 	s.pendingBytes += int64(n)
 	s.b.pendingBytes.Add(int64(n))
+	if d := s.pendingBytes - s.charged; d >= chargeStep || d < 0 && (d <= -chargeStep || s.pendingBytes == 0) {
+		s.b.memory.charge(s, d)
+	}
 }
 
 // keep writes the message to the store and queues it for sending.

@@ -77,10 +77,11 @@ func (s *Session) pumpStep(b *Batch) bool {
 // queuedSize is the memory of an entry of the tail besides its record, bytes.
 const queuedSize = int64(unsafe.Sizeof(queued{}))
 
-// crowded reports whether the tail is at its bound. Then QoS 0 messages at its
+// crowded reports whether the tail is at its bound, or all that is in memory, or
+// the share of the client's account in that. Then QoS 0 messages at its
 // head are dropped, so that stored ones behind them can leave.
 func (s *Session) crowded() bool {
-	return s.tail.bytes+int64(s.tail.n)*queuedSize > s.b.opt.PendingSize
+	return s.tail.bytes+int64(s.tail.n)*queuedSize > s.b.opt.PendingSize || s.tail.n > 0 && s.charged > 0 && s.b.memory.over(s)
 }
 
 // spill lets the durable head of the tail go from memory when it cannot be

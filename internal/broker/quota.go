@@ -16,6 +16,7 @@ func (b *Broker) limit() {
 	b.willed.count.Limit = mq.Limit{Max: int64(o.WillLimit), Share: o.Share}
 	b.willed.bytes.Limit = mq.Limit{Max: o.WillBytes, Share: o.Share}
 	b.willed.stats = &b.Stats
+	b.memory.used.Limit = mq.Limit{Max: o.PendingAll, Share: o.Share}
 }
 
 // willed counts the wills of all sessions, connected and offline: from CONNECT
@@ -74,4 +75,32 @@ func (q *willed) add(w *Will, by mq.Account, sign int64) {
 	q.bytes.Add(by, sign*w.size)
 	q.stats.Wills.Store(q.count.Used())
 	q.stats.WillBytes.Store(q.bytes.Used())
+}
+
+// memory counts, on the accounts of their targets, the messages that sessions have
+// in memory only. It lags by chargeStep a session, so that the usual message, which
+// is acknowledged soon, costs nothing. mu is a leaf.
+type memory struct {
+	mu   sync.Mutex
+	used mq.Quota
+}
+
+const chargeStep = 64 << 10 // bytes
+
+// charge counts d more bytes of a session, which is locked.
+func (m *memory) charge(s *Session, d int64) {
+	s.charged += d
+	m.mu.Lock()
+	m.used.Add(s.account, d)
+	m.mu.Unlock()
+}
+
+// over reports whether there is no more memory for a session's messages.
+func (m *memory) over(s *Session) bool {
+	if m.used.Limit.Max > 0 && s.b.pendingBytes.Load() > m.used.Limit.Max {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.used.Fits(s.account, 1)
 }

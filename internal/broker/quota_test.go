@@ -426,3 +426,55 @@ func TestQuotaModel(t *testing.T) {
 		w.stop()
 	}
 }
+
+// Clients that do not read keep messages in memory. Those of one account may have
+// a share of pending-bytes-total; what another's clients do not read yet is kept.
+func TestShareOfMemory(t *testing.T) {
+	const all, share = 4 << 20, 75
+	w := newWorld(t, Options{PendingSize: 1 << 20, PendingAll: all, Share: share}, store.SyncOS)
+	defer func() { w.stop() }()
+	slow := func(who *mq.Principal, id string, n int) *link {
+		l := &link{full: true}
+		w.batch.Begin()
+		s, err := w.b.Connect(ConnectRequest{ClientID: id, Principal: who, Conn: l, CleanStart: true, ReceiveMax: 10}, &w.batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.b.Subscribe(s, who, []mq.Subscription{{Filter: id, QoS: 1}}, &w.batch)
+		for range n {
+			w.b.Publish(Source{Principal: who}, &mq.Message{Topic: []byte(id), Payload: make([]byte, 100_000), QoS: 1}, &results{}, 0, &w.batch)
+		}
+		w.batch.Flush()
+		return l
+	}
+	for i := range 12 {
+		slow(greedy, fmt.Sprint("g", i), 10)
+	}
+	if n := w.b.PendingBytes(); n > all*share/100+12*chargeStep || n < all/2 {
+		t.Errorf("%d bytes of one account are in memory, its share is %d", n, all*share/100)
+	}
+	dropped := w.b.Stats.Dropped[mq.DropSlowConsumer].Load()
+	l := slow(modest, "m", 5)
+	if n := w.b.Stats.Dropped[mq.DropSlowConsumer].Load() - dropped; n != 0 {
+		t.Errorf("%d messages of another account were dropped", n)
+	}
+	l.mu.Lock()
+	l.full = false
+	l.mu.Unlock()
+	w.batch.Begin()
+	w.b.Drained(l.sess, l, &w.batch)
+	w.batch.Flush()
+	if in, _, _ := l.take(); len(in) != 5 {
+		t.Errorf("%d of 5 arrived", len(in))
+	}
+	for i := range 12 {
+		s := w.b.registry.find([]byte(fmt.Sprint("g", i)))
+		w.b.Disconnect(s, s.conn, Departure{}, &w.batch)
+		w.batch.Flush()
+	}
+	w.b.Disconnect(l.sess, l, Departure{}, &w.batch)
+	w.batch.Flush()
+	if n, held := w.b.PendingBytes(), w.b.memory.used.Used(); n != 0 || held != 0 {
+		t.Errorf("%d bytes are left, %d on accounts", n, held)
+	}
+}

@@ -99,6 +99,7 @@ type traffic struct {
 	owed *debts // subscriptions whose retained messages are not all sent; nil: none
 
 	pendingBytes int64 // in memory only: pending and volatile entries
+	charged      int64 // of these, what counts on the account; see charge
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
 }
 
