@@ -78,11 +78,11 @@ func TestWillLimit(t *testing.T) {
 					full = mqtt.CodeQuotaExceeded
 				}
 				before := s.metric(`homing_connections_refused_total{reason="wills"}`)
-				first := s.connect(v, "first "+v.String(), will)
+				s.connect(v, "first "+v.String(), will)
 				if code := s.refused(v, "second", will); code != full {
 					t.Errorf("a second will: %v, want %v", code, full)
 				}
-				first = s.connect(v, "first "+v.String(), will) // takes over
+				first := s.connect(v, "first "+v.String(), will) // takes over
 				s.connect(v, "without").leave()
 				if n := s.metric(`homing_connections_refused_total{reason="wills"}`) - before; n != 1 {
 					t.Errorf("%v refusals counted, want 1", n)

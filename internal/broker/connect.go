@@ -280,19 +280,6 @@ func (s *Session) detachEntry(e *inflight, b *Batch) {
 	}
 }
 
-// giveBack lets the group have back what it has lent, unless that was sent with
-// QoS 2: then nobody else may get it [MQTT-4.8.2-5].
-func (s *Session) giveBack(e *inflight, b *Batch) {
-	if e.flags&mq.FlagQoS == 1 {
-		b.complete(e.origin, e.token, mq.NoTarget)
-		return
-	}
-	if e.flags&mq.FlagReceived == 0 {
-		s.b.drop(mq.DropSessionEnded)
-	}
-	b.complete(e.origin, e.token, mq.OK)
-}
-
 // requeue puts an entry of the window whose write is under way into the tail.
 func (s *Session) requeue(e *inflight) {
 	s.tail.push(queued{seq: e.seq, rec: e.rec, origin: e.origin, token: e.token, state: writing, flags: e.flags})

@@ -201,43 +201,6 @@ func (q *delays) box(by timing, seq uint64) mq.Inbox {
 	return q.boxes[i]
 }
 
-// put submits the op that stores a message, as the next. It returns DelayedFull
-// or DelayedBytes if there are too many.
-func (q *delays) put(l *later, op mq.Op) mq.Code {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	switch size := int64(len(op.Record)); {
-	case !q.count.Fits(l.owner, 1):
-		return mq.DelayedFull
-	case !q.bytes.Fits(l.owner, size):
-		return mq.DelayedBytes
-	default:
-		q.count.Add(l.owner, 1)
-		q.bytes.Add(l.owner, size)
-	}
-	q.publishStats()
-	op.Owner, op.Seq, op.Inbox = l, q.nextSeq, q.box(l.by, q.nextSeq)
-	q.nextSeq++
-	q.b.submitted(1)
-	q.b.store.Submit(op)
-	return mq.OK
-}
-
-// give gives the place of a message with a record of size bytes back.
-func (q *delays) give(owner mq.Account, size int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.count.Add(owner, -1)
-	q.bytes.Add(owner, -int64(size))
-	q.publishStats()
-}
-
-// publishStats is called with mu held.
-func (q *delays) publishStats() {
-	q.b.Stats.Delayed.Store(q.count.Used())
-	q.b.Stats.DelayedBytes.Store(q.bytes.Used())
-}
-
 // enqueue lets a stored message wait for its time.
 func (q *delays) enqueue(by timing, d due) {
 	q.mu.Lock()

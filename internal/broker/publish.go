@@ -68,14 +68,6 @@ type delivery struct {
 	group   []mq.Op
 }
 
-// by returns on whose account the store holds what the message makes it hold.
-func (d *delivery) by() mq.Account {
-	if d.from != nil {
-		return mq.AccountOf(d.from)
-	}
-	return d.account
-}
-
 // record returns the record form of the message: the one copy that is made.
 func (d *delivery) record() []byte {
 	if d.rec == nil {
@@ -321,15 +313,6 @@ func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
 		s.armLinger(e.due)
 	}
 	return true
-}
-
-// hold accounts for bytes kept in memory only; negative ones give back.
-func (s *Session) hold(n int) {
-	s.pendingBytes += int64(n)
-	s.b.pendingBytes.Add(int64(n))
-	if d := s.pendingBytes - s.charged; d >= chargeStep || d < 0 && (d <= -chargeStep || s.pendingBytes == 0) {
-		s.b.memory.charge(s, d)
-	}
 }
 
 // keep writes the message to the store and queues it for sending.

@@ -104,3 +104,57 @@ func (m *memory) over(s *Session) bool {
 	defer m.mu.Unlock()
 	return !m.used.Fits(s.account, 1)
 }
+
+// give gives the place of a message with a record of size bytes back.
+func (q *delays) give(owner mq.Account, size int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.count.Add(owner, -1)
+	q.bytes.Add(owner, -int64(size))
+	q.publishStats()
+}
+
+// publishStats is called with mu held.
+func (q *delays) publishStats() {
+	q.b.Stats.Delayed.Store(q.count.Used())
+	q.b.Stats.DelayedBytes.Store(q.bytes.Used())
+}
+
+// by returns on whose account the store holds what the message makes it hold.
+func (d *delivery) by() mq.Account {
+	if d.from != nil {
+		return mq.AccountOf(d.from)
+	}
+	return d.account
+}
+
+// hold accounts for bytes kept in memory only; negative ones give back.
+func (s *Session) hold(n int) {
+	s.pendingBytes += int64(n)
+	s.b.pendingBytes.Add(int64(n))
+	if d := s.pendingBytes - s.charged; d >= chargeStep || d < 0 && (d <= -chargeStep || s.pendingBytes == 0) {
+		s.b.memory.charge(s, d)
+	}
+}
+
+// put submits the op that stores a message, as the next. It returns DelayedFull
+// or DelayedBytes if there are too many.
+func (q *delays) put(l *later, op mq.Op) mq.Code {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch size := int64(len(op.Record)); {
+	case !q.count.Fits(l.owner, 1):
+		return mq.DelayedFull
+	case !q.bytes.Fits(l.owner, size):
+		return mq.DelayedBytes
+	default:
+		q.count.Add(l.owner, 1)
+		q.bytes.Add(l.owner, size)
+	}
+	q.publishStats()
+	op.Owner, op.Seq, op.Inbox = l, q.nextSeq, q.box(l.by, q.nextSeq)
+	q.nextSeq++
+	q.b.submitted(1)
+	q.b.store.Submit(op)
+	return mq.OK
+}

@@ -323,6 +323,19 @@ func (m *member) Complete(seq uint64, code mq.Code, b *Batch) {
 	}
 }
 
+// giveBack lets the group have back what it has lent, unless that was sent with
+// QoS 2: then nobody else may get it [MQTT-4.8.2-5].
+func (s *Session) giveBack(e *inflight, b *Batch) {
+	if e.flags&mq.FlagQoS == 1 {
+		b.complete(e.origin, e.token, mq.NoTarget)
+		return
+	}
+	if e.flags&mq.FlagReceived == 0 {
+		s.b.drop(mq.DropSessionEnded)
+	}
+	b.complete(e.origin, e.token, mq.OK)
+}
+
 // feed lets the groups of a session know that it may have room again. s is
 // locked.
 func (s *Session) feed(b *Batch) {

@@ -208,11 +208,7 @@ func (c *committer) giveUp(i, n int, err error) {
 	}
 	told := false
 	for k := range ops {
-		if ops[k].Kind == mq.OpPut {
-			c.l.ix.mu.Lock()
-			c.l.ix.unpromise(uint32(ops[k].Inbox))
-			c.l.ix.mu.Unlock()
-		}
+		c.l.breakPromise(&ops[k])
 		if ops[k].Owner != nil {
 			c.refused = append(c.refused, refusal{ops[k], err})
 			told = true

@@ -94,6 +94,15 @@ func (ix *index) let(id uint32, s *slot) {
 // kept says that a put to the inbox of slot id is done.
 func (ix *index) kept(id uint32) { ix.slot(id).state &^= slotPromised }
 
+// breakPromise is called for an op that is not done.
+func (l *Log) breakPromise(op *mq.Op) {
+	if op.Kind == mq.OpPut {
+		l.ix.mu.Lock()
+		defer l.ix.mu.Unlock()
+		l.ix.unpromise(uint32(op.Inbox))
+	}
+}
+
 // unpromise says that no put comes that Occupy has promised.
 func (ix *index) unpromise(id uint32) {
 	s := ix.valid(id)
