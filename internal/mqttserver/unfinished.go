@@ -36,10 +36,16 @@ func (c *conn) hold(w *worker, size int) error {
 	if c.keepPart(w); int64(size) <= w.part.Size() {
 		return nil
 	}
+	if c.detail != nil && c.detail.silence != nil {
+		c.detail.silence.Stop()
+	}
 	if err := c.srv.unfinished.Grow(&w.part, int64(size), c.alive); err != nil {
 		return errNoMemory
 	}
 	c.lastRead = clock() // what it has sent meanwhile is not read yet
+	if c.raw == nil && c.connected.Load() {
+		c.armKeepAlive()
+	}
 	return nil
 }
 

@@ -2,12 +2,16 @@ package mqttserver
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -158,4 +162,59 @@ func TestUnfinishedPieces(t *testing.T) {
 	if n := s.Stats.Workers.Load(); n != 0 {
 		until(t, "no worker is borrowed", func() bool { return s.Stats.Workers.Load() == 0 })
 	}
+}
+
+// The same over WebSocket, where the library reads: clients that stop are closed
+// once others wait, and the others get through.
+func TestUnfinishedOverWebSocket(t *testing.T) {
+	const size, memory = 512 << 10, 8 << 20
+	s, _ := serve(t, func(o *Options) { o.Memory, o.ConnectTimeout = memory, time.Second })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ServeWebSocket(l, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	dialled := func(id string) *websocket.Conn {
+		ws, _, err := websocket.Dial(ctx, "ws://"+l.Addr().String()+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = ws.Write(ctx, websocket.MessageBinary, (&mqtt.Connect{ClientID: []byte(id), CleanStart: true}).Append(nil, mqtt.V311))
+		if _, ack, err := ws.Read(ctx); err != nil || mqtt.TypeOf(ack[0]) != mqtt.CONNACK {
+			t.Fatalf("% x, %v", ack, err)
+		}
+		return ws
+	}
+	var wg sync.WaitGroup
+	var stopped []*websocket.Conn
+	for i := range 20 {
+		ws := dialled("stopped-" + string(rune('A'+i)))
+		stopped = append(stopped, ws)
+		wg.Go(func() { _ = ws.Write(ctx, websocket.MessageBinary, largePublish(size, mqtt.V311)[:size-100]) })
+	}
+	until(t, "there is no room", func() bool { return s.Unfinished().Waits.Load() > 0 })
+	arrived := 0
+	for range 5 {
+		ws := dialled("honest")
+		whole := largePublish(size, mqtt.V311)
+		for at := 0; at < len(whole); at += 50_000 {
+			if err := ws.Write(ctx, websocket.MessageBinary, whole[at:min(at+50_000, len(whole))]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, ack, err := ws.Read(ctx); err == nil && mqtt.TypeOf(ack[0]) == mqtt.PUBACK {
+			arrived++
+		}
+		_ = ws.CloseNow()
+	}
+	if n := s.Unfinished().Closed.Load(); arrived != 5 || n == 0 {
+		t.Errorf("%d of 5 arrived, %d were closed", arrived, n)
+	}
+	for _, ws := range stopped {
+		_ = ws.CloseNow()
+	}
+	wg.Wait()
+	until(t, "all is given back", func() bool { return s.Unfinished().Held.Load() == 0 && s.broker.PendingBytes() == 0 })
 }
