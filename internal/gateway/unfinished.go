@@ -110,7 +110,7 @@ func (u *Unfinished) Set(p *Part, owner Owner, by mq.Account, size, got int64) {
 	if size > 0 {
 		p.enter(&u.parts)
 	}
-	var evicted []*Part
+	var evicted []Owner
 	if u.held.Used()-u.dying > u.held.Limit.Max {
 		evicted = u.evict(u.oldest(), nil)
 	}
@@ -224,7 +224,7 @@ func (u *Unfinished) unline(p *Part) {
 
 // press chooses whom to close because somebody waits, and appends it to list.
 // Locked: mu.
-func (u *Unfinished) press(now time.Time, list []*Part) []*Part {
+func (u *Unfinished) press(now time.Time, list []Owner) []Owner {
 	if len(u.line) == 0 {
 		return list
 	}
@@ -253,7 +253,7 @@ const slowest = 30
 
 // pressSlow is press for those whose packets grow slowly. If there is nobody but
 // those who wait, the last to have come is closed.
-func (u *Unfinished) pressSlow(now time.Time, first *Part, list []*Part) []*Part {
+func (u *Unfinished) pressSlow(now time.Time, first *Part, list []Owner) []Owner {
 	all := true
 	for p := u.parts.next; p != &u.parts && u.dying < first.more; p = p.next {
 		if p.waits() {
@@ -291,8 +291,8 @@ func (u *Unfinished) oldest() *Part {
 	return nil
 }
 
-// evict appends p to the list of those to close. Locked: mu.
-func (u *Unfinished) evict(p *Part, list []*Part) []*Part {
+// evict appends the owner of p to the list of those to close. Locked: mu.
+func (u *Unfinished) evict(p *Part, list []Owner) []Owner {
 	if p == nil || p.doomed {
 		return list
 	}
@@ -302,13 +302,13 @@ func (u *Unfinished) evict(p *Part, list []*Part) []*Part {
 	if p.waits() {
 		return list // it ends by itself
 	}
-	return append(list, p)
+	return append(list, p.owner)
 }
 
 // end closes the connections. No lock is held.
-func end(list []*Part) {
-	for _, p := range list {
-		p.owner.Evict()
+func end(list []Owner) {
+	for _, o := range list {
+		o.Evict()
 	}
 }
 
