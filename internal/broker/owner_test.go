@@ -204,7 +204,7 @@ func TestUnownedSessionIsAdopted(t *testing.T) {
 type metaWrites struct {
 	mq.Store
 	n      atomic.Int32
-	before func(what string) // called before each; nil: nothing
+	before func(what string) // called before each, and what is submitted; nil: nothing
 }
 
 func (m *metaWrites) note(what string) {
@@ -227,6 +227,20 @@ func (m *metaWrites) DeleteSession(id string, o *mq.Owner) error {
 func (m *metaWrites) PutOwner(id string, o mq.Owner) error {
 	m.note("put owner")
 	return m.Store.PutOwner(id, o)
+}
+
+func (m *metaWrites) Submit(op mq.Op) {
+	if m.before != nil {
+		m.before("submit")
+	}
+	m.Store.Submit(op)
+}
+
+func (m *metaWrites) SubmitGroup(ops []mq.Op) {
+	if m.before != nil {
+		m.before("submit group")
+	}
+	m.Store.SubmitGroup(ops)
 }
 
 // The owner costs no write of its own where it does not change, and no messages
@@ -303,26 +317,26 @@ func TestOwnerRace(t *testing.T) {
 // what has waited.
 func TestCleanTakeoverIsCrashSafe(t *testing.T) {
 	for _, state := range []ownedState{offline, ended} {
-		for at := range 6 {
+		for at := range 10 {
 			w := newWorld(t, Options{SessionOwner: OwnerClean}, store.SyncAlways)
 			var writes *metaWrites
 			w.wrap = func(s mq.Store) mq.Store { writes = &metaWrites{Store: s}; return writes }
 			w.crash(0)
 			w.prepare(pAnn, state)
 			var lost *world
-			n := 0
-			writes.before = func(what string) {
-				if n++; n == at {
+			var n atomic.Int32
+			writes.before = func(string) {
+				if int(n.Add(1)) == at {
 					lost = &world{t: t, fs: w.fs.CrashClone(vfs.CrashCloneCfg{}), sync: w.sync, opt: Options{SessionOwner: OwnerStrict}}
 				}
 			}
 			d := &device{id: "d", persistent: true}
 			w.must(d, pBob, false)
+			writes.before = nil
 			w.drainAll(d)
 			if len(d.got) != 0 {
 				t.Errorf("%s: got %d messages, want 0", state, len(d.got))
 			}
-			writes.before = nil
 			if at == 0 { // and after it
 				lost = &world{t: t, fs: w.fs.CrashClone(vfs.CrashCloneCfg{}), sync: w.sync, opt: Options{SessionOwner: OwnerStrict}}
 			}
