@@ -88,9 +88,9 @@ func (w *world) prepare(p *mq.Principal, state ownedState) *device {
 	return d
 }
 
-// wants is how many messages new gets in place of old.
-func wants(old, new *mq.Principal, policy OwnerPolicy, state ownedState, clean bool) (n int, refused bool) {
-	foreign := old.Owner() != new.Owner() && old != pNobody && new != pNobody
+// wants is how many messages next gets in place of old.
+func wants(old, next *mq.Principal, policy OwnerPolicy, state ownedState, clean bool) (n int, refused bool) {
+	foreign := old.Owner() != next.Owner() && old != pNobody && next != pNobody
 	switch {
 	case foreign && policy == OwnerStrict:
 		return 0, true
@@ -114,9 +114,9 @@ func TestSessionOwner(t *testing.T) {
 				t.Run(fmt.Sprint(policies[policy], " ", state, " restart ", restart), func(t *testing.T) {
 					t.Parallel()
 					for _, old := range []*mq.Principal{pNobody, pAnonymous, pAnn, pKeyAnn} {
-						for _, new := range []*mq.Principal{pNobody, pAnonymous, pAnn, pBob, pKeyAnn} {
+						for _, next := range []*mq.Principal{pNobody, pAnonymous, pAnn, pBob, pKeyAnn} {
 							for _, clean := range []bool{false, true} {
-								testOwner(t, old, new, policy, state, clean, restart)
+								testOwner(t, old, next, policy, state, clean, restart)
 							}
 						}
 					}
@@ -126,19 +126,19 @@ func TestSessionOwner(t *testing.T) {
 	}
 }
 
-func testOwner(t *testing.T, old, new *mq.Principal, policy OwnerPolicy, state ownedState, clean, restart bool) {
+func testOwner(t *testing.T, old, next *mq.Principal, policy OwnerPolicy, state ownedState, clean, restart bool) {
 	t.Helper()
 	w := newWorld(t, Options{SessionOwner: policy}, store.SyncAlways)
 	defer func() { w.stop() }()
-	name := fmt.Sprintf("%s after %s, clean start %v", new.Owner(), old.Owner(), clean)
+	name := fmt.Sprintf("%s after %s, clean start %v", next.Owner(), old.Owner(), clean)
 	first := w.prepare(old, state)
 	if restart {
 		w.crash(0)
 		first.link = nil
 	}
-	want, refused := wants(old, new, policy, state, clean)
+	want, refused := wants(old, next, policy, state, clean)
 	d := &device{id: "d", persistent: true}
-	err := w.connectAs(d, new, clean)
+	err := w.connectAs(d, next, clean)
 	if refused != isRefusal(err) || !refused && err != nil {
 		t.Fatalf("%s: %v, want refused: %v", name, err, refused)
 	}
