@@ -28,6 +28,10 @@ type Options struct {
 	Topics []string
 	// GroupClientID demands client IDs of the form GID_group@@@device.
 	GroupClientID bool
+	// UserClientIDs are patterns of which a user's client ID must match one; none:
+	// users may have any. %u is the user name, * at the end is any rest, %% is a
+	// percent sign.
+	UserClientIDs []string
 	// FailuresPerMinute is how many failed log-ins an address (of IPv6, a /64)
 	// may make per minute, at once or spread out; 0: no limit.
 	FailuresPerMinute int
@@ -45,6 +49,7 @@ type AccessKey struct {
 type Auth struct {
 	anonymous     bool
 	groupClientID bool
+	userClientIDs []idPattern
 	keys          map[string]key // by access key; read only
 	noKey         key            // takes the place of an unknown one
 	usersFile     string
@@ -77,6 +82,9 @@ var (
 // Check says what is wrong with the options, if anything. It reads no file.
 func (o *Options) Check() error {
 	_, err := o.check()
+	if err == nil {
+		_, err = compilePatterns(o.UserClientIDs)
+	}
 	return err
 }
 
@@ -107,10 +115,15 @@ func New(o Options) (*Auth, error) {
 	if err != nil {
 		return nil, err
 	}
+	patterns, err := compilePatterns(o.UserClientIDs)
+	if err != nil {
+		return nil, err
+	}
 	secret := newDigestKey()
 	a := &Auth{
 		anonymous:     o.Anonymous,
 		groupClientID: o.GroupClientID,
+		userClientIDs: patterns,
 		keys:          make(map[string]key, len(o.AccessKeys)),
 		noKey:         key{secret: secret[:]},
 		usersFile:     o.UsersFile,
@@ -127,7 +140,7 @@ func New(o Options) (*Auth, error) {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	for _, k := range o.AccessKeys {
-		a.keys[k.Key] = key{secret: []byte(k.Secret), owner: &mq.Principal{AccessKey: k.Key}}
+		a.keys[k.Key] = key{secret: []byte(k.Secret), owner: &mq.Principal{Kind: mq.KindKey, AccessKey: k.Key}}
 	}
 	for _, t := range o.Topics {
 		a.topics[t] = struct{}{}
@@ -185,7 +198,7 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 	}
 	if !c.HasUsername || c.Username == "" {
 		if a.anonymous {
-			return &mq.Principal{ClientID: c.ClientID}, nil
+			return &mq.Principal{Kind: mq.KindAnonymous, ClientID: c.ClientID}, nil
 		}
 		return nil, mq.Errorf(mq.NotAuthorized, "a user name and a password are needed")
 	}
@@ -203,6 +216,9 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 	case p == nil:
 		a.failures.add(c.Remote, time.Now())
 		return nil, errBadCredentials
+	}
+	if err := a.checkUserClientID(p, c.Assigned); err != nil {
+		return nil, err
 	}
 	if a.failures != nil {
 		a.devices.add(c, a.devices.password(c))

@@ -14,7 +14,8 @@ type key struct {
 }
 
 var (
-	nobody      = &mq.Principal{}
+	nobody      = &mq.Principal{} // of an open server
+	anonymous   = &mq.Principal{Kind: mq.KindAnonymous}
 	errUnsigned = &mq.Error{Code: mq.BadCredentials, Text: "the request is not signed; give the SDK an access key and its secret"}
 	errNoKeys   = &mq.Error{
 		Code: mq.BadCredentials,
@@ -31,7 +32,7 @@ func (a *Auth) AuthenticateRequest(r mq.SignedRequest, known *mq.Principal, remo
 	case a.open.Load():
 		return nobody, nil
 	case len(name) == 0 && a.anonymous:
-		return nobody, nil
+		return anonymous, nil
 	case len(name) == 0:
 		return nil, errUnsigned
 	case len(a.keys) == 0:

@@ -50,6 +50,8 @@ type Options struct {
 	MatchSteps        int   // most steps of a search for subscribers, see admit.go; 0: no limit
 	MatchStepsClient  int   // and among the filters of one client
 
+	SessionOwner OwnerPolicy
+
 	InboxLimit  int   // messages waiting per client; 0: no limit
 	InboxBytes  int64 // of their records; 0: no limit
 	RejectFull  bool  // refuse the new message instead of dropping the oldest
@@ -86,6 +88,7 @@ type Broker struct {
 	stalled   []stalled
 
 	unreadable unreadable
+	ownerless  ownerless
 
 	Stats Stats
 
@@ -117,6 +120,9 @@ func New(opt Options) (*Broker, error) {
 		return nil, err
 	}
 	if err := b.loadSessions(); err != nil {
+		return nil, err
+	}
+	if err := b.loadOwners(); err != nil {
 		return nil, err
 	}
 	if err := b.crossCheck(); err != nil {
@@ -174,6 +180,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 	defer s.mu.Unlock()
 	s.exists, s.expiry = true, meta.ExpirySeconds
 	s.metaSet, s.metaExp = true, meta.ExpirySeconds
+	s.owner = handleOf(meta.Owner)
 	s.metaMore = meta.Deadline != 0 || len(meta.Will) > 0
 	if len(meta.Will) > 0 {
 		will, err := decodeWill(meta.Will, s.id)
