@@ -72,8 +72,15 @@ func (p *WebPolicy) AdmitWebSocket(w http.ResponseWriter, r *http.Request, trans
 		return true
 	}
 	origin := strings.Join(r.Header.Values("Origin"), ", ")
+	remedy := "add it to listen.ws-origins"
+	if origin == "null" {
+		remedy = "files and sandboxed frames have no origin of their own; serve the page by HTTP"
+	}
+	if open {
+		remedy += `, or let the server ask for a login ("homing passwd NAME")`
+	}
 	p.refuse(w, transport, "a WebSocket of a web page was refused: its origin is not in listen.ws-origins", "origin", origin,
-		fmt.Sprintf("The Origin %q is not allowed: add it to listen.ws-origins%s.", logging.Clip(origin, maxNamed), orLogin(open)))
+		fmt.Sprintf("The Origin %q is not allowed: %s.", logging.Clip(origin, maxNamed), remedy))
 	return false
 }
 
@@ -85,13 +92,6 @@ func (p *WebPolicy) AdmitHTTP(w http.ResponseWriter, r *http.Request, transport 
 		return true
 	}
 	return p.refuseHost(w, r, transport)
-}
-
-func orLogin(open bool) string {
-	if open {
-		return `, or let the server ask for a login ("homing passwd NAME")`
-	}
-	return ""
 }
 
 func (p *WebPolicy) refuseHost(w http.ResponseWriter, r *http.Request, transport string) bool {

@@ -65,6 +65,9 @@ type grpcConn struct {
 	batch     sharedBatch
 	telemetry atomic.Int32 // streams
 
+	called atomic.Bool // there was a call
+	late   *time.Timer // ends the connection if there is none; set with the handshake
+
 	who   atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
 	noted atomic.Bool                  // that a request was refused is in the log
 }
@@ -84,8 +87,25 @@ func (c *grpcConn) Read(b []byte) (int, error) {
 func (c *grpcConn) SetDeadline(t time.Time) error {
 	if t.IsZero() {
 		c.srv.opened(c)
+		c.late = time.AfterFunc(c.srv.opt.FrameTime, c.endIfUnused)
 	}
 	return c.Conn.SetDeadline(t)
+}
+
+// endIfUnused ends a connection that has asked for nothing: the library would keep
+// it for IdleTimeout.
+func (c *grpcConn) endIfUnused() {
+	if !c.called.Load() {
+		c.srv.strangers.Info("RocketMQ connection closed", "remote", gateway.AddrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", "no call came in time")
+		_ = c.Close()
+	}
+}
+
+// use notes that there is a call.
+func (c *grpcConn) use() {
+	if !c.called.Load() && !c.called.Swap(true) && c.late != nil {
+		c.late.Stop()
+	}
 }
 
 // Close implements net.Conn.
