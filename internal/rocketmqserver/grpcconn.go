@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -185,6 +186,8 @@ func (c *grpcConn) readGreeting() error {
 		switch {
 		case !strings.HasPrefix(http2Greeting, string(c.unread)):
 			return c.notGRPC()
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("HTTP/2: %w", io.ErrUnexpectedEOF)
 		case err != nil:
 			return fmt.Errorf("HTTP/2: %w", err)
 		}
