@@ -96,6 +96,8 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log})
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "homing_web_refused_total",
+		Help: "HTTP requests and WebSockets refused for their Host or Origin."}, func() float64 { return float64(s.web.Refused()) }))
 	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http,
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Time: cfg.Limits.ConnectTimeout, Web: s.web, Proxies: s.proxies})
 	return s, nil

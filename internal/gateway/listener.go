@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -85,7 +86,7 @@ func (a *Admission) introduce(ctx context.Context, nc net.Conn, balancer netip.A
 	remote, err := a.readHeader(ctx, nc)
 	switch {
 	case err != nil:
-		if a.Misled != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil { // who looks whether the port is open, sends nothing
+		if a.Misled != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && ctx.Err() == nil { // who looks whether the port is open, sends nothing
 			a.Misled(balancer, err)
 		}
 	case !a.Limiter.Identify(ctx, remote.Addr()):

@@ -132,7 +132,7 @@ func takeHeader(nc *net.TCPConn, deadline time.Time) (header []byte, err error) 
 		var rerr error
 		if err := raw.Read(func(fd uintptr) bool {
 			n, rerr = peek(int(fd), peeked[len(header):])
-			return rerr != syscall.EAGAIN
+			return !errors.Is(rerr, syscall.EAGAIN)
 		}); err != nil {
 			return nil, err
 		}
@@ -164,7 +164,7 @@ func takeHeader(nc *net.TCPConn, deadline time.Time) (header []byte, err error) 
 func peek(fd int, p []byte) (int, error) {
 	for {
 		n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_PEEK)
-		if err != syscall.EINTR {
+		if !errors.Is(err, syscall.EINTR) {
 			return n, err
 		}
 	}

@@ -27,6 +27,7 @@ type WebPolicy struct {
 	anybody func() bool
 	log     *slog.Logger
 	rules   atomic.Pointer[webRules]
+	refused atomic.Uint64
 
 	mu    sync.Mutex
 	noted map[string]struct{} // what the log has been told since Set
@@ -100,12 +101,16 @@ func (p *WebPolicy) refuseHost(w http.ResponseWriter, r *http.Request, transport
 	return false
 }
 
+// Refused is how many requests were not admitted so far.
+func (p *WebPolicy) Refused() uint64 { return p.refused.Load() }
+
 const (
 	maxNamed = 200 // bytes of what a stranger names
 	maxNoted = 256 // strangers can name more than anybody wants to read
 )
 
 func (p *WebPolicy) refuse(w http.ResponseWriter, transport, message, key, named, text string) {
+	p.refused.Add(1)
 	if p.notes(transport + " " + key + " " + logging.Clip(named, maxNamed)) {
 		p.log.Warn(message, "transport", transport, key, logging.Clip(named, maxNamed)) //nolint:sloglint // the messages are constants of the callers
 	}

@@ -217,6 +217,9 @@ func TestWebPolicyLog(t *testing.T) {
 	if n := log.Len(); n > 60<<10 {
 		t.Errorf("10 000 names wrote %d bytes", n)
 	}
+	if n := p.Refused(); n != 10010 {
+		t.Errorf("%d requests are counted", n)
+	}
 	if len(p.noted) > maxNoted {
 		t.Errorf("%d names are held", len(p.noted))
 	}
