@@ -323,10 +323,10 @@ func (h *headed) Write(b []byte) (int, error) {
 	if h.header == "" {
 		return h.Conn.Write(b)
 	}
-	n, err := h.Conn.Write(append([]byte(h.header), b...))
-	n = max(n-len(h.header), 0)
-	h.header = ""
-	return n, err
+	header := h.header
+	h.header = "" // first: the answer may be here before Write returns
+	n, err := h.Conn.Write(append([]byte(header), b...))
+	return max(n-len(header), 0), err
 }
 
 // TestProxyAddressLeaves: the place of a client behind a load balancer is given back
