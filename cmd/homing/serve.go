@@ -42,6 +42,8 @@ type server struct {
 	mqtt     *mqttserver.Server
 	rocketmq *rocketmqserver.Server // nil: off
 	api      *api.Server
+	web      *gateway.WebPolicy
+	proxies  gateway.Proxies
 	bound    []listening
 	places   places
 }
@@ -70,6 +72,9 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := config.CheckExposure(cfg, s.auth.Anonymous(), insecure); err != nil {
 		return nil, err
 	}
+	if err := s.startWeb(); err != nil {
+		return nil, err
+	}
 	conf, err := s.certificate()
 	if err != nil {
 		return nil, err
@@ -91,7 +96,10 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log, &cfg.Limits})
-	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http})
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "homing_web_refused_total",
+		Help: "HTTP requests and WebSockets refused for their Host or Origin."}, func() float64 { return float64(s.web.Refused()) }))
+	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Time: cfg.Limits.ConnectTimeout, Web: s.web, Proxies: s.proxies})
 	return s, nil
 }
 
@@ -156,7 +164,7 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
 		Memory: int64(cfg.Limits.PendingBytesTotal), Share: share,
 		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8, HideRefusals: cfg.Auth.HideRefusals,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Web: s.web, Proxies: s.proxies, Turns: &s.turns,
 	})
 	return nil
 }
@@ -173,9 +181,33 @@ func (s *server) startRocketMQ(conf *tls.Config) (err error) {
 		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
 		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal) / 2,
 		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Proxies: s.proxies, Turns: &s.turns,
 	})
 	return err
+}
+
+// startWeb reads which browsers and load balancers are known. Those of browsers
+// may be set again while the server runs: setWeb.
+func (s *server) startWeb() (err error) {
+	if s.proxies, err = gateway.ParseProxies(s.cfg.Listen.ProxyProtocol); err != nil {
+		return fmt.Errorf("listen.proxy-protocol %w", err)
+	}
+	s.web = gateway.NewWebPolicy(s.auth.Anonymous, s.log)
+	return s.setWeb(s.cfg)
+}
+
+// setWeb lets listen.ws-origins and listen.hosts count from the next request on.
+func (s *server) setWeb(cfg *config.Config) error {
+	origins, err := gateway.ParseOrigins(cfg.Listen.WSOrigins)
+	if err != nil {
+		return fmt.Errorf("listen.ws-origins %w", err)
+	}
+	hosts, err := gateway.ParseHosts(cfg.Listen.Hosts)
+	if err != nil {
+		return fmt.Errorf("listen.hosts %w", err)
+	}
+	s.web.Set(origins, hosts)
+	return nil
 }
 
 // expirySeconds is the longest session expiry interval; 0 in the settings

@@ -34,6 +34,10 @@ type Listen struct {
 	RocketMQ     string `key:"rocketmq" doc:"RocketMQ 4.x and 5.x SDKs (remoting), as name server and broker; with TLS and without"`
 	RocketMQGRPC string `key:"rocketmq-grpc" doc:"RocketMQ 5.x SDKs (gRPC), with TLS and without"`
 	HTTP         string `key:"http" doc:"HTTP: /metrics, /healthz, /readyz"`
+
+	WSOrigins     []string `key:"ws-origins" doc:"web sites whose pages may use ws and wss, besides loopback and same-origin ones; \"*\": any. Empty: any if a login is needed" example:"[\"https://app.example.com\", \"https://*.example.com\"]"`
+	Hosts         []string `key:"hosts" doc:"names by which http, and ws and wss while no login is needed, may be asked, besides localhost and IPs; \"*\": any" example:"[mq.example.com]"`
+	ProxyProtocol []string `key:"proxy-protocol" doc:"addresses of load balancers whose connections, on all listeners, begin with a PROXY protocol header (v1 or v2)" example:"[10.0.0.0/8]"`
 }
 
 // TLS is the server's certificate.
@@ -108,9 +112,9 @@ type Limits struct {
 	TopicLength           int           `key:"topic-length" min:"1" max:"65535" doc:"longest topic name in bytes"`
 	Inflight              int           `key:"inflight" min:"1" max:"65535" doc:"unacknowledged messages to a 3.1 or 3.1.1 client"`
 	ReceiveMaximum        int           `key:"receive-maximum" min:"1" max:"65535" doc:"unacknowledged messages from an MQTT 5 client, and sends under way of a RocketMQ connection"`
-	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT and of each RocketMQ protocol; 0: as many as file descriptors allow, besides those the store needs"`
+	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT, of each RocketMQ protocol and HTTP; 0: as many as file descriptors allow"`
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
-	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ request to arrive"`
+	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ or HTTP request to arrive"`
 	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
 	Inboxes               int           `key:"inboxes" min:"0" doc:"clients and shared subscriptions with messages waiting; 0: no limit. About 150 bytes of memory each, besides the name"`
 	InboxNameBytes        Size          `key:"inbox-name-bytes" min:"0" doc:"of the names of these, which are in memory; 0: no limit"`

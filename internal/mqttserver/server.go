@@ -44,7 +44,10 @@ type Options struct {
 	PerAddress     int           // connections per remote address; 0: no limit
 
 	Places *gateway.Places // for the connections of the process; nil: any number
-	Turns  *gateway.Turns  // those of the readers of the process; nil: of this server's
+
+	Web     *gateway.WebPolicy // which pages may open a WebSocket; nil: those of loopback
+	Proxies gateway.Proxies    // load balancers that say whose connection it is
+	Turns   *gateway.Turns     // those of the readers of the process; nil: of this server's
 
 	gate func(*input) // see Server.pass; nil but in tests
 }
@@ -53,6 +56,7 @@ type Options struct {
 type Stats struct {
 	Accepted   atomic.Uint64
 	OverLimit  atomic.Uint64 // connections closed by a connection limit
+	Misled     atomic.Uint64 // connections of a load balancer without a right header
 	Refused    atomic.Uint64 // CONNECTs answered with an error
 	AuthFailed atomic.Uint64
 	Panics     atomic.Uint64
@@ -99,6 +103,9 @@ func New(opt Options) *Server {
 	if opt.Turns == nil {
 		opt.Turns = &gateway.Turns{}
 	}
+	if opt.Web == nil {
+		opt.Web = gateway.NewWebPolicy(nil, opt.Log)
+	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
 	memory := opt.Memory
@@ -120,15 +127,23 @@ func (s *Server) Connections() int { return s.limiter.Open() }
 
 // admission counts and logs the connections over transport that are refused.
 func (s *Server) admission(over transport) *gateway.Admission {
-	return &gateway.Admission{Limiter: s.limiter, Log: s.log, Refused: func(remote netip.AddrPort) {
+	a := &gateway.Admission{Limiter: s.limiter, Log: s.log, Proxies: s.opt.Proxies, HeaderTime: s.opt.ConnectTimeout}
+	a.Misled = func(balancer netip.AddrPort, err error) {
+		s.Stats.Accepted.Add(1)
+		s.Stats.Misled.Add(1)
+		s.strangers.Info("connection refused", "remote", balancer.String(), "transport", over.String(), "reason", err.Error())
+	}
+	a.Refused = func(remote netip.AddrPort) {
 		s.Stats.Accepted.Add(1)
 		s.Stats.OverLimit.Add(1)
 		s.strangers.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", "connection limit reached")
-	}}
+	}
+	return a
 }
 
-// start runs a new connection in a goroutine.
-func (s *Server) start(nc net.Conn, over transport) error {
+// start runs a new connection in a goroutine. Its place counts for the address
+// remote.
+func (s *Server) start(nc net.Conn, over transport, remote netip.AddrPort) error {
 	var c *conn
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		raw, err := tcp.SyscallConn()
@@ -148,6 +163,10 @@ func (s *Server) start(nc net.Conn, over transport) error {
 	c.srv, c.nc, c.transport, c.maxPacket, c.version = s, nc, over, 1<<30, mqtt.V311
 	if c.in == nil {
 		c.in = &c.inlet().in
+	}
+	if c.remote() != remote {
+		client := remote // on the heap only here
+		c.more().remote = &client
 	}
 	s.Stats.Accepted.Add(1)
 	s.mu.Lock()

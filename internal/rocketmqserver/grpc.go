@@ -248,7 +248,9 @@ func (c *call) begin(s *Server, stream grpc.ServerStream) {
 	c.srv, c.stream, c.ctx = s, stream, stream.Context()
 	c.wire, _ = grpc.ServerTransportStreamFromContext(c.ctx).(wire)
 	if p, ok := peer.FromContext(c.ctx); ok {
-		c.conn, _ = p.AuthInfo.(*grpcConn)
+		if c.conn, _ = p.AuthInfo.(*grpcConn); c.conn != nil {
+			c.conn.use()
+		}
 	}
 }
 

@@ -1025,8 +1025,8 @@ func TestGRPCNoHandshake(t *testing.T) {
 		}
 	}
 	for greeting, reason := range map[string]string{
-		"\x00\x00\x00\x10\x00\x00\x00\x0c":             "neither TLS nor HTTP/2: SDKs that speak remoting",
-		"POST / HTTP/1.1\r\nHost: example.org\r\n\r\n": "neither TLS nor HTTP/2",
+		"\x00\x00\x00\x10\x00\x00\x00\x0c":             "the client speaks RocketMQ remoting; this port serves gRPC (HTTP/2 or TLS; listen.rocketmq is for remoting)",
+		"POST / HTTP/1.1\r\nHost: example.org\r\n\r\n": "the client speaks HTTP; this port serves gRPC",
 		"\x16\x03\x01\x00\x05hello":                    "TLS: ",
 	} {
 		nc := v.greeted(greeting)

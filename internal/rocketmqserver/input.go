@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/rocketmq"
 )
 
@@ -36,7 +37,8 @@ func (in *input) open(c *conn) error {
 	if err != nil {
 		return err
 	}
-	if in.buf[0] == firstOfTLS {
+	switch first := in.buf[0]; {
+	case first == firstOfTLS:
 		nc := c.srv.overTLS(c.nc, in.buf[:n])
 		c.mu.Lock()
 		c.nc = nc
@@ -44,6 +46,8 @@ func (in *input) open(c *conn) error {
 		if n, err = c.nc.Read(in.buf); err != nil {
 			return fmt.Errorf("TLS: %w", err)
 		}
+	case first > rocketmq.MaxFrame>>24: // of the length
+		return &gateway.WrongProtocol{Spoken: gateway.Spoken(in.buf[:n]), Wanted: "RocketMQ remoting (listen.rocketmq-grpc is for gRPC)"}
 	}
 	_ = c.nc.SetDeadline(time.Time{})
 	c.srv.Stats.BytesIn.Add(uint64(n))
