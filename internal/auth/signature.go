@@ -28,14 +28,14 @@ func signedWith(secret, clientID string, password []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(Sign(secret, clientID)), password) == 1
 }
 
-func (a *Auth) checkSignature(_ context.Context, c *mq.Credentials) (*mq.Principal, error) {
+func (a *Auth) checkSignature(_ context.Context, now *policy, c *mq.Credentials) (*mq.Principal, error) {
 	accessKey, _, _ := strings.Cut(c.Username[len(signaturePrefix):], "|")
-	k, known := a.keys[accessKey]
+	k, known := now.keys[accessKey]
 	if !known {
 		k = a.noKey // same work, never right
 	}
 	if !signedWith(string(k.secret), c.ClientID, c.Password) || !known {
 		return nil, nil
 	}
-	return &mq.Principal{ClientID: c.ClientID, AccessKey: accessKey}, nil
+	return &mq.Principal{ClientID: c.ClientID, AccessKey: accessKey, Standing: k.owner.Standing}, nil
 }

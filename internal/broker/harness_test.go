@@ -35,6 +35,7 @@ type allowAll struct{}
 
 func (allowAll) Allow(*mq.Principal, mq.Action, []byte) bool { return true }
 func (allowAll) Grant(*mq.Principal, []byte) mq.Grant        { return mq.GrantAll }
+func (allowAll) Version() uint64                             { return 0 }
 
 func newWorld(t testing.TB, opt Options, sync store.SyncMode) *world {
 	return newWorldWith(t, opt, sync, nil)
