@@ -99,6 +99,10 @@ var keepPolicies = map[string]broker.KeepPolicy{
 	"either": broker.KeepEither, "sender": broker.KeepSender, "target": broker.KeepTarget, "always": broker.KeepAlways, "never": broker.KeepNever,
 }
 
+var ownerPolicies = map[string]broker.OwnerPolicy{
+	"strict": broker.OwnerStrict, "clean": broker.OwnerClean, "any": broker.OwnerAny,
+}
+
 // startCore opens the store and puts the core on it.
 func (s *server) startCore(metrics prometheus.Registerer) error {
 	cfg := s.cfg
@@ -119,7 +123,8 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	s.store = st
 	s.core, err = broker.New(broker.Options{
 		Store: st, Auth: s.auth, Log: s.log, Clock: s.clock,
-		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
+		SessionOwner: ownerPolicies[cfg.Auth.SessionOwner],
+		Keep:         keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
 		DelayedLimit: cfg.Limits.Delayed, RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
 		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),

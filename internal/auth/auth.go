@@ -26,6 +26,10 @@ type Options struct {
 	Topics []string
 	// GroupClientID demands client IDs of the form GID_group@@@device.
 	GroupClientID bool
+	// UserClientIDs are patterns of which a user's client ID must match one; none:
+	// users may have any. %u is the user name, * at the end is any rest, %% is a
+	// percent sign.
+	UserClientIDs []string
 	// FailuresPerMinute is how many failed log-ins an address (of IPv6, a /64)
 	// may make per minute, at once or spread out; 0: no limit.
 	FailuresPerMinute int
@@ -71,30 +75,40 @@ func (o *Options) Check() error {
 	return err
 }
 
-func (o *Options) check() ([]rule, error) {
+// compiled is what options say, ready to be used.
+type compiled struct {
+	rules    []rule
+	patterns []idPattern // of client IDs of users
+}
+
+func (o *Options) check() (c compiled, err error) {
 	secrets := make(map[string]bool, len(o.AccessKeys))
 	for _, k := range o.AccessKeys {
 		switch {
 		case k.Key == "" || strings.ContainsRune(k.Key, '|'):
-			return nil, fmt.Errorf("auth.access-keys: %q cannot be an access key; give one without |", k.Key)
+			return c, fmt.Errorf("auth.access-keys: %q cannot be an access key; give one without |", k.Key)
 		case k.Secret == "":
-			return nil, fmt.Errorf("auth.access-keys: %q has no secret; give one", k.Key)
+			return c, fmt.Errorf("auth.access-keys: %q has no secret; give one", k.Key)
 		case secrets[k.Key]:
-			return nil, fmt.Errorf("auth.access-keys: %q is there twice; remove one", k.Key)
+			return c, fmt.Errorf("auth.access-keys: %q is there twice; remove one", k.Key)
 		}
 		secrets[k.Key] = true
 	}
 	for _, t := range o.Topics {
 		if !mq.ValidTarget([]byte(t)) || t[0] == '$' {
-			return nil, fmt.Errorf("topics: %q cannot be a parent topic; it is one level without / + # and does not start with $", t)
+			return c, fmt.Errorf("topics: %q cannot be a parent topic; it is one level without / + # and does not start with $", t)
 		}
 	}
-	return compileRules(o.Rules)
+	if c.patterns, err = compilePatterns(o.UserClientIDs); err != nil {
+		return c, err
+	}
+	c.rules, err = compileRules(o.Rules)
+	return c, err
 }
 
 // New checks the options, reads the users file and watches it until Close.
 func New(o Options) (*Auth, error) {
-	rules, err := o.check()
+	made, err := o.check()
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +129,7 @@ func New(o Options) (*Auth, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.policy.Store(a.newPolicy(&o, rules, users, none))
+	a.policy.Store(a.newPolicy(&o, made, users, none))
 
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
@@ -183,6 +197,9 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 	case p.Standing.Ended(): // while the password was hashed
 		return nil, errBadCredentials
 	}
+	if err := now.checkUserClientID(p, c.Assigned); err != nil {
+		return nil, err
+	}
 	if now.failures != nil {
 		a.devices.add(c, a.devices.password(c))
 	}
@@ -190,7 +207,7 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 }
 
 func (p *policy) anonymousClient(c *mq.Credentials) *mq.Principal {
-	return &mq.Principal{ClientID: c.ClientID, Standing: p.anyone.Standing}
+	return &mq.Principal{Kind: p.anyone.Kind, ClientID: c.ClientID, Standing: p.anyone.Standing}
 }
 
 func (p *policy) checkClientID(id string) error {

@@ -96,9 +96,9 @@ func TestAuthenticate(t *testing.T) {
 		want    mq.Principal
 		text    string // part of the error
 	}{
-		{name: "vector", options: full, c: login(id, "Signature|AK|inst", vectorPassword), want: mq.Principal{AccessKey: "AK"}},
-		{name: "empty instance", options: full, c: login(id, "Signature|AK|", vectorPassword), want: mq.Principal{AccessKey: "AK"}},
-		{name: "instance with |", options: full, c: login(id, "Signature|AK|a|b", vectorPassword), want: mq.Principal{AccessKey: "AK"}},
+		{name: "vector", options: full, c: login(id, "Signature|AK|inst", vectorPassword), want: mq.Principal{Kind: mq.KindKey, AccessKey: "AK"}},
+		{name: "empty instance", options: full, c: login(id, "Signature|AK|", vectorPassword), want: mq.Principal{Kind: mq.KindKey, AccessKey: "AK"}},
+		{name: "instance with |", options: full, c: login(id, "Signature|AK|a|b", vectorPassword), want: mq.Principal{Kind: mq.KindKey, AccessKey: "AK"}},
 		{name: "no instance", options: full, c: login(id, "Signature|AK", vectorPassword), code: mq.BadCredentials, text: "Signature|{accessKey}|{instance}"},
 		{name: "other key", options: full, c: login(id, "Signature|AK2|i", vectorPassword), code: mq.BadCredentials},
 		{name: "unknown key", options: full, c: login(id, "Signature|AK3|i", vectorPassword), code: mq.BadCredentials},
@@ -111,22 +111,22 @@ func TestAuthenticate(t *testing.T) {
 		{name: "signature without keys", options: Options{UsersFile: users}, c: login(id, "Signature|AK|i", vectorPassword), code: mq.BadCredentials, text: "signature login is not configured"},
 		{name: "user without users", options: Options{AccessKeys: keys}, c: login(id, "alice", "wonder"), code: mq.BadCredentials, text: "no users"},
 
-		{name: "user", options: full, c: login(id, "alice", "wonder"), want: mq.Principal{User: "alice"}},
+		{name: "user", options: full, c: login(id, "alice", "wonder"), want: mq.Principal{Kind: mq.KindUser, User: "alice"}},
 		{name: "wrong password", options: full, c: login(id, "alice", "wander"), code: mq.BadCredentials},
 		{name: "the hash is no secret", options: full, c: login(id, "alice", Sign("wonder", id)), code: mq.BadCredentials},
 		{name: "unknown user", options: full, c: login(id, "carol", "wonder"), code: mq.BadCredentials},
 		{name: "long password", options: full, c: login(id, "alice", strings.Repeat("x", 60000)), code: mq.BadCredentials},
-		{name: "secret in clear", options: full, c: login(id, "bob", "XXXXX"), want: mq.Principal{User: "bob"}},
-		{name: "secret signed", options: full, c: login(id, "bob", vectorPassword), want: mq.Principal{User: "bob"}},
+		{name: "secret in clear", options: full, c: login(id, "bob", "XXXXX"), want: mq.Principal{Kind: mq.KindUser, User: "bob"}},
+		{name: "secret signed", options: full, c: login(id, "bob", vectorPassword), want: mq.Principal{Kind: mq.KindUser, User: "bob"}},
 		{name: "secret wrong", options: full, c: login(id, "bob", "XXXX"), code: mq.BadCredentials},
 		{name: "secret empty", options: full, c: login(id, "bob", ""), code: mq.BadCredentials},
 
 		{name: "nobody", options: full, c: nobody, code: mq.NotAuthorized, text: "needed"},
 		{name: "empty name", options: full, c: emptyName, code: mq.NotAuthorized},
-		{name: "nobody, anonymous", options: withAnonymous, c: nobody},
-		{name: "empty name, anonymous", options: withAnonymous, c: emptyName},
+		{name: "nobody, anonymous", options: withAnonymous, c: nobody, want: mq.Principal{Kind: mq.KindAnonymous}},
+		{name: "empty name, anonymous", options: withAnonymous, c: emptyName, want: mq.Principal{Kind: mq.KindAnonymous}},
 		{name: "wrong, anonymous", options: withAnonymous, c: login(id, "alice", "x"), code: mq.BadCredentials},
-		{name: "right, anonymous", options: withAnonymous, c: login(id, "alice", "wonder"), want: mq.Principal{User: "alice"}},
+		{name: "right, anonymous", options: withAnonymous, c: login(id, "alice", "wonder"), want: mq.Principal{Kind: mq.KindUser, User: "alice"}},
 
 		{name: "open", options: Options{}, c: nobody},
 		{name: "open, any user", options: Options{}, c: login(id, "who", "ever")},
@@ -137,7 +137,7 @@ func TestAuthenticate(t *testing.T) {
 			c: login(id, "who", "ever"),
 		},
 
-		{name: "group", options: group, c: login(id, "Signature|AK|inst", vectorPassword), want: mq.Principal{AccessKey: "AK"}},
+		{name: "group", options: group, c: login(id, "Signature|AK|inst", vectorPassword), want: mq.Principal{Kind: mq.KindKey, AccessKey: "AK"}},
 		{name: "no group", options: group, c: login("dev", "Signature|AK|i", Sign("XXXXX", "dev")), code: mq.BadClientID, text: "GID_group@@@device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

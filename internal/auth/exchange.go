@@ -49,7 +49,7 @@ func (a *Auth) Begin(ctx context.Context, method string, c *mq.Credentials) (mq.
 		return nil, false
 	}
 	e := &exchange{
-		auth: a, ctx: ctx, who: mq.Credentials{ClientID: c.ClientID, Remote: c.Remote}, table: table,
+		auth: a, ctx: ctx, who: mq.Credentials{ClientID: c.ClientID, Assigned: c.Assigned, Remote: c.Remote}, table: table,
 		next: (*exchange).first,
 	}
 	server, err := scram.SHA256.NewServer(e.credential)
@@ -131,10 +131,14 @@ func (e *exchange) final(message string) (string, error) {
 	if !now.users.hasAsIs(&e.user) {
 		return "", e.fail(errBadCredentials, "the user was changed meanwhile")
 	}
+	p := &mq.Principal{Kind: mq.KindUser, ClientID: e.who.ClientID, User: e.user.Name, Standing: now.users.standing[e.user.Name]}
+	if err := now.checkUserClientID(p, e.who.Assigned); err != nil {
+		return "", e.refuse(err, "client ID")
+	}
 	if now.failures != nil {
 		e.auth.devices.add(&e.who, e.shown(nil))
 	}
-	e.principal = &mq.Principal{ClientID: e.who.ClientID, User: e.user.Name, Standing: now.users.standing[e.user.Name]}
+	e.principal = p
 	return reply, nil
 }
 

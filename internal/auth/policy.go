@@ -21,6 +21,7 @@ type policy struct {
 	open          bool
 	anonymous     bool
 	groupClientID bool
+	userClientIDs []idPattern
 	keys          map[string]key // by access key
 	users         *userTable     // nil without users file
 	usersFile     string
@@ -61,17 +62,18 @@ func (p *policy) stands(who *mq.Principal) bool {
 // newPolicy makes the policy of options that are to follow old, with the users
 // of a file that has been read; nil: there is none. What is the same in both
 // keeps its standing.
-func (a *Auth) newPolicy(o *Options, rules []rule, users *userTable, old *policy) *policy {
+func (a *Auth) newPolicy(o *Options, made compiled, users *userTable, old *policy) *policy {
 	p := &policy{
 		open:          old.open && len(o.AccessKeys) == 0 && users == nil,
 		anonymous:     o.Anonymous,
 		groupClientID: o.GroupClientID,
+		userClientIDs: made.patterns,
 		keys:          make(map[string]key, len(o.AccessKeys)),
 		users:         users,
 		usersFile:     o.UsersFile,
 		usersOptional: o.UsersFileOptional,
 		given:         slices.Clone(o.Rules),
-		rules:         rules,
+		rules:         made.rules,
 		topics:        make(map[string]struct{}, len(o.Topics)),
 		perMinute:     o.FailuresPerMinute,
 		failures:      old.failures,
@@ -86,7 +88,7 @@ func (a *Auth) newPolicy(o *Options, rules []rule, users *userTable, old *policy
 		}
 		p.keys[k.Key] = key{
 			secret: []byte(k.Secret),
-			owner:  &mq.Principal{AccessKey: k.Key, Standing: new(mq.Standing)},
+			owner:  &mq.Principal{Kind: mq.KindKey, AccessKey: k.Key, Standing: new(mq.Standing)},
 		}
 	}
 	for _, t := range o.Topics {
@@ -108,9 +110,12 @@ func (p *policy) withUsers(users *userTable) *policy {
 // if no right differs.
 func (p *policy) follow(old *policy) {
 	p.users.follow(old.users)
-	p.anyone = old.anyone
-	if p.anyone == nil || !p.letsAnonymous() || !old.letsAnonymous() {
-		p.anyone = &mq.Principal{Standing: new(mq.Standing)}
+	p.anyone = &mq.Principal{Standing: new(mq.Standing)}
+	if old.anyone != nil && p.letsAnonymous() && old.letsAnonymous() {
+		p.anyone.Standing = old.anyone.Standing
+	}
+	if !p.open {
+		p.anyone.Kind = mq.KindAnonymous
 	}
 	p.version = old.version
 	if !p.sameRights(old) {
@@ -152,7 +157,7 @@ func (p *policy) retire(old *policy) {
 			}
 		}
 	}
-	if old.anyone != nil && (p.anyone != old.anyone || !p.letsAnonymous()) {
+	if p.anyone.Standing != old.anyone.Standing {
 		old.anyone.Standing.End()
 	}
 }
@@ -187,7 +192,7 @@ func (a *Auth) Version() uint64 { return a.policy.Load().version }
 //
 // A changed limit of failed log-ins begins to count anew.
 func (a *Auth) Apply(o Options) error {
-	rules, err := o.check()
+	made, err := o.check()
 	if err != nil {
 		return err
 	}
@@ -203,7 +208,7 @@ func (a *Auth) Apply(o Options) error {
 		a.lastSeen = seen
 		return err
 	}
-	a.put(a.newPolicy(&o, rules, users, old))
+	a.put(a.newPolicy(&o, made, users, old))
 	return nil
 }
 

@@ -155,7 +155,7 @@ func TestSCRAMVector(t *testing.T) {
 	if string(reply) != verifier || !done || err != nil {
 		t.Fatalf("got %q, %v, %v", reply, done, err)
 	}
-	if got, want := named(e.Principal()), (mq.Principal{ClientID: "dev1", User: "user"}); got != want {
+	if got, want := named(e.Principal()), (mq.Principal{Kind: mq.KindUser, ClientID: "dev1", User: "user"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 
@@ -229,7 +229,7 @@ func TestSCRAM(t *testing.T) {
 		if tt.as == "" {
 			tt.as = tt.user
 		}
-		if got, want := named(e.Principal()), (mq.Principal{ClientID: "dev1", User: tt.as}); got != want {
+		if got, want := named(e.Principal()), (mq.Principal{Kind: mq.KindUser, ClientID: "dev1", User: tt.as}); got != want {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
 	}

@@ -37,5 +37,6 @@ func (a *Auth) checkSignature(_ context.Context, now *policy, c *mq.Credentials)
 	if !signedWith(string(k.secret), c.ClientID, c.Password) || !known {
 		return nil, nil
 	}
-	return &mq.Principal{ClientID: c.ClientID, AccessKey: accessKey, Standing: k.owner.Standing}, nil
+	// The key's own string: that of the user name would stay with the connection.
+	return &mq.Principal{Kind: mq.KindKey, ClientID: c.ClientID, AccessKey: k.owner.AccessKey, Standing: k.owner.Standing}, nil
 }

@@ -106,8 +106,8 @@ func (a *Auth) checkUser(ctx context.Context, now *policy, c *mq.Credentials) (*
 		return nil, mq.Errorf(mq.BadCredentials,
 			"this server has no users; add one with `homing passwd`, or use Signature|{accessKey}|{instance}")
 	}
-	principal := &mq.Principal{ClientID: c.ClientID, User: c.Username, Standing: t.standing[c.Username]}
 	u := t.byName[c.Username]
+	principal := &mq.Principal{Kind: mq.KindUser, ClientID: c.ClientID, User: u.Name, Standing: t.standing[u.Name]} // its string is shared
 	hash := t.dummy
 	switch {
 	case u.Secret != "":

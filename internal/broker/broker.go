@@ -40,6 +40,8 @@ type Options struct {
 	DelayedLimit      int // messages that wait for their time; 0: no limit
 	SubscriptionLimit int // of one client; 0: no limit
 
+	SessionOwner OwnerPolicy
+
 	InboxLimit  int   // messages waiting per client; 0: no limit
 	InboxBytes  int64 // of their records; 0: no limit
 	RejectFull  bool  // refuse the new message instead of dropping the oldest
@@ -74,6 +76,7 @@ type Broker struct {
 	stalled   []stalled
 
 	unreadable unreadable
+	ownerless  ownerless
 
 	Stats Stats
 
@@ -103,6 +106,9 @@ func New(opt Options) (*Broker, error) {
 		return nil, err
 	}
 	if err := b.loadSessions(); err != nil {
+		return nil, err
+	}
+	if err := b.loadOwners(); err != nil {
 		return nil, err
 	}
 	if err := b.crossCheck(); err != nil {
@@ -154,6 +160,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 	defer s.mu.Unlock()
 	s.exists, s.expiry = true, meta.ExpirySeconds
 	s.metaSet, s.metaExp = true, meta.ExpirySeconds
+	s.owner = handleOf(meta.Owner)
 	s.metaMore = meta.Deadline != 0 || len(meta.Will) > 0
 	if len(meta.Will) > 0 {
 		will, err := decodeWill(meta.Will, s.id)

@@ -9,6 +9,7 @@ import (
 // ConnectRequest is an authenticated CONNECT.
 type ConnectRequest struct {
 	ClientID   string
+	Principal  *mq.Principal // who connects; nil: nobody that is known. See OwnerPolicy
 	Conn       Conn
 	CleanStart bool
 	Expiry     uint32 // session expiry interval in seconds; 3.x: 0 or NeverExpires
@@ -36,12 +37,20 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 // connection [MQTT-3.1.4-3], starts clean or resumes [MQTT-3.1.2-4]
 // [MQTT-3.1.2-5], sends CONNACK and begins to send what waits. It may block on
 // the store. batch must have nothing to flush; the caller flushes it after.
+// A principal that may not have the client ID gets an *mq.Error with NotAuthorized
+// that wraps an *OwnerError, and changes nothing.
 // [MQTT-3.1.2-6] [MQTT-3.1.4-4] [MQTT3-3.1.2-4] [MQTT3-3.1.2-6] [MQTT3-3.1.4-2] [MQTT3-3.1.4-3]
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
-	s := b.acquireSettled(req.ClientID)
+	who := ownerOf(req.Principal)
+	s, foreign, err := b.acquireFor(&req, who, batch)
+	if err != nil {
+		return nil, err
+	}
 	old := s.detach(batch)
 	// Else it ends with the connection before, or has ended [MQTT-4.1.0-2].
-	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > b.Now(batch))
+	resume := s.exists && !foreign && !req.CleanStart && s.expiry > 0 && (old != nil || s.lives(b.Now(batch)))
+	owner := s.owner
+	s.passTo(who)
 	if old == nil && !s.needsStore(req, resume) {
 		// The common case of a million devices that come back: nothing to wait for.
 		s.attach(req, resume, batch)
@@ -59,15 +68,20 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 		old.Close(TakenOver)
 		old.Quiesce()
 	}
-	var err error
 	if !b.publishWill(before, batch) && b.closing.Load() {
 		err = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down"}
 	}
 	if err == nil {
 		err = s.catchUp()
 	}
+	if err == nil && foreign {
+		err = s.dropForeign()
+	}
 	if err == nil && !resume {
-		err = s.forgetSession(req.CleanStart, batch)
+		err = s.forgetSession(req.CleanStart || foreign, batch)
+	}
+	if err == nil {
+		err = s.correctOwner()
 	}
 	if err == nil {
 		err = s.saveMeta(mq.SessionMeta{ExpirySeconds: req.Expiry, Will: req.Will.encode()})
@@ -75,6 +89,7 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.mu.Lock()
 	s.vacate()
 	if err != nil {
+		s.passBack(owner)
 		if s.exists && s.expiry != NeverExpires {
 			s.expireAt(b.Now(batch) + int64(s.expiry)*1000)
 		}
@@ -100,7 +115,7 @@ func (s *Session) vacate() {
 // connection is accepted. s is locked and offline.
 func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
 	switch {
-	case !s.confirmed() || s.stopped.Load() || s.count > 0 && !resume:
+	case !s.confirmed() || s.stopped.Load() || s.count > 0 && !resume || s.ownerStale:
 		return true
 	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || s.claimed()):
 		return true
@@ -117,8 +132,10 @@ func (s *Session) lacksMeta(expiry uint32) bool {
 }
 
 // hasMeta reports whether the store knows exactly this: a connected session
-// without will.
-func (s *Session) hasMeta(expiry uint32) bool { return s.metaSet && !s.metaMore && s.metaExp == expiry }
+// without will, and whose it is.
+func (s *Session) hasMeta(expiry uint32) bool {
+	return s.metaSet && !s.metaMore && !s.metaStale && s.metaExp == expiry
+}
 
 // claimed reports whether the client has QoS 2 claims, in memory or stored.
 func (s *Session) claimed() bool {
@@ -158,14 +175,22 @@ func (b *Broker) acquire(id string) *Session {
 	}
 }
 
-// acquireSettled is acquire for a connection that is about to take the place of
+// acquireFor is acquire for a connection of who that is about to take the place of
 // another: what the client has sent on that one comes first. Its farewell may be
-// in there, its acknowledgements, its last message.
-func (b *Broker) acquireSettled(id string) *Session {
+// in there, its acknowledgements, its last message. It refuses who may not have the
+// client ID, of which the other connection notices nothing; foreign says that who
+// may, but gets nothing of what is there.
+func (b *Broker) acquireFor(req *ConnectRequest, who ownerHandle, batch *Batch) (s *Session, foreign bool, err error) {
 	for settled := Conn(nil); ; {
-		s := b.acquire(id)
+		s := b.acquire(req.ClientID)
+		foreign := b.opt.SessionOwner != OwnerAny && s.belongsToOther(who, b.Now(batch))
+		if foreign && b.opt.SessionOwner == OwnerStrict {
+			err := s.refusal(who)
+			s.unlock()
+			return nil, false, err
+		}
 		if s.conn == nil || s.conn == settled {
-			return s
+			return s, foreign, nil
 		}
 		settled = s.conn
 		s.mu.Unlock()
@@ -361,7 +386,11 @@ func (s *Session) end(batch *Batch) {
 	s.exists = false
 	s.mu.Unlock()
 	if s.b.publishWill(will, batch) || !s.b.closing.Load() { // else the next start does it
-		if err := s.forgetSession(true, batch); err != nil {
+		err := s.forgetSession(true, batch)
+		if err == nil {
+			err = s.rememberOwner()
+		}
+		if err != nil {
 			s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
 		}
 	}
@@ -413,23 +442,27 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 		if err := s.b.wait(ops...); err != nil {
 			return err
 		}
-		s.countCleared(before)
+		s.countCleared(before, mq.DropSessionEnded)
 	}
-	if lost && s.b.Stats.Orphans.Load() > 0 {
-		s.b.Stats.Orphans.Add(-1)
+	if lost {
+		s.b.foundOrphan()
 	}
 	s.mu.Lock()
 	s.forgetIdentifiers()
 	s.mu.Unlock()
 	if hadMeta {
+		s.mu.Lock()
+		whose := s.inboxOwner()
+		s.mu.Unlock()
 		unlock := s.keepSubscriptions()
-		err := s.b.store.DeleteSession(s.id)
+		err := s.b.store.DeleteSession(s.id, whose)
 		unlock()
 		if err != nil {
 			return err
 		}
 		s.mu.Lock()
-		s.metaSet = false
+		s.metaSet, s.metaStale = false, false
+		s.ownerIsKept(whose)
 		s.mu.Unlock()
 	}
 	return nil
@@ -437,13 +470,13 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 
 // countCleared takes the numbers from the store after a clear of an inbox that
 // had before entries, and counts what was dropped.
-func (s *Session) countCleared(before int) {
+func (s *Session) countCleared(before int, why mq.DropReason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	arrived := s.count - before
 	s.recount()
 	if gone := before + arrived - s.count; gone > 0 {
-		s.b.Stats.Dropped[mq.DropSessionEnded].Add(uint64(gone))
+		s.b.Stats.Dropped[why].Add(uint64(gone))
 	}
 }
 
@@ -453,6 +486,7 @@ func (s *Session) saveMeta(meta mq.SessionMeta) error {
 	more := meta.Deadline != 0 || len(meta.Will) > 0
 	s.mu.Lock()
 	needed := more || s.lacksMeta(meta.ExpirySeconds)
+	meta.Owner = s.ownerNow()
 	s.mu.Unlock()
 	if !needed {
 		return nil
@@ -460,11 +494,12 @@ func (s *Session) saveMeta(meta mq.SessionMeta) error {
 	if err := s.b.store.PutSession(s.id, meta); err != nil {
 		s.mu.Lock()
 		s.metaMore = true // it may be done all the same: the store is told again
+		s.metaStale = true
 		s.mu.Unlock()
 		return err
 	}
 	s.mu.Lock()
-	s.metaSet, s.metaExp, s.metaMore = true, meta.ExpirySeconds, more
+	s.metaSet, s.metaExp, s.metaMore, s.metaStale = true, meta.ExpirySeconds, more, false
 	s.mu.Unlock()
 	return nil
 }

@@ -48,6 +48,12 @@ type Session struct {
 	owing     bool // a goroutine is about to send retained messages
 	late      late // see lookBehind
 
+	metaStale  bool // the store's metadata of this session may tell another owner
+	ownerKept  bool // the store has an owner of the inbox, see Store.PutOwner
+	ownerStale bool // and it may be another one
+
+	owner ownerHandle // whom the session belongs to, or else what waits in the inbox
+
 	will    *Will  // to be published when the connection ends, or later; nil: none
 	share   *share // nil: has nothing to do with shared subscriptions
 	special int32  // subscriptions with an identifier or Retain As Published

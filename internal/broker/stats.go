@@ -33,6 +33,7 @@ type Stats struct {
 	Direct    atomic.Uint64           // acknowledged by the target before a write was needed
 	Dropped   [mq.DropReasons]atomic.Uint64
 	TakenOver atomic.Uint64
+	NotOwner  atomic.Uint64 // connections refused because the client ID belongs to another principal
 	Connected atomic.Int64
 	Subs      atomic.Int64
 	Retained  atomic.Int64 // retained messages

@@ -46,6 +46,8 @@ type TLS struct {
 type Auth struct {
 	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name"`
 	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
+	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" example:"[\"%u\", \"%u-*\"]"`
+	SessionOwner string      `key:"session-owner" enum:"strict,clean,any" doc:"a client whose ID belongs to another login is refused, or gets a clean session, or all there is"`
 	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
 	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)"`
 	Rules        []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed, but subscribing to $SYS" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
@@ -137,7 +139,7 @@ func Default() *Config {
 	return &Config{
 		Listen:   Listen{MQTT: "127.0.0.1:1883", WS: "127.0.0.1:8083", RocketMQ: "127.0.0.1:9876", RocketMQGRPC: "127.0.0.1:8081", HTTP: "127.0.0.1:9090"},
 		Data:     "./data",
-		Auth:     Auth{UsersFile: "users.yml"},
+		Auth:     Auth{SessionOwner: "strict", UsersFile: "users.yml"},
 		ClientID: "any",
 		P2P: P2P{
 			Keep:        "either",

@@ -9,6 +9,7 @@ import (
 // Credentials are what a client shows to be let in.
 type Credentials struct {
 	ClientID    string
+	Assigned    bool // the client ID is the server's choice: nobody can have named it before
 	HasUsername bool
 	Username    string
 	HasPassword bool
@@ -21,6 +22,7 @@ type Credentials struct {
 // Principal is who a connection acts for, after authentication. It does not
 // change during a connection.
 type Principal struct {
+	Kind      PrincipalKind
 	ClientID  string
 	User      string // user name; empty for anonymous
 	AccessKey string // for signature logins

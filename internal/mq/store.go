@@ -127,6 +127,8 @@ type SessionMeta struct {
 	// WillDue is when the will of an offline session is to be published, Unix
 	// ms. 0 while the client is connected.
 	WillDue int64
+	// Owner is whom it belongs to; the zero value: nobody that is known.
+	Owner Owner
 }
 
 // Store is the durable half of all inboxes, and the metadata of sessions. All
@@ -216,7 +218,14 @@ type Store interface {
 	// limit, sessions and subscriptions that are not there yet are refused with
 	// StoreFull; all others may change, and go.
 	PutSession(clientID string, meta SessionMeta) error
-	DeleteSession(clientID string) error // and its subscriptions
+	// DeleteSession deletes a session and its subscriptions and, if inbox is not
+	// nil, does what PutOwner does, as one unit.
+	DeleteSession(clientID string, inbox *Owner) error
+	// PutOwner remembers whom the messages belong to that wait in the inbox of a
+	// client without a session; it forgets it if that is the zero value.
+	PutOwner(clientID string, inbox Owner) error
+	// Owners calls yield for every owner that PutOwner has put, until it fails.
+	Owners(yield func(clientID string, inbox Owner) error) error
 	// Sessions calls yield for every session until it fails. yield may keep
 	// meta.Will.
 	Sessions(yield func(clientID string, meta SessionMeta) error) error
