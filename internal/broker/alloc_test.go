@@ -80,7 +80,8 @@ func BenchmarkDirect(b *testing.B) {
 	}
 }
 
-func (l *sink) Settle() {}
+func (l *sink) Settle()       {}
+func (l *sink) Revoked() bool { return false }
 
 func (l *sink) Quiesce() {}
 

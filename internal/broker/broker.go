@@ -62,6 +62,7 @@ type Broker struct {
 	opt      Options
 	registry registry
 	topics   topicTree
+	rights   rights
 	retained retainedSet
 	delays   delays
 	wheel    wheel
@@ -99,7 +100,8 @@ func New(opt Options) (*Broker, error) {
 		b.clock = clock.New(clock.Options{Log: b.log})
 	}
 	b.registry.init()
-	b.topics.init(b.mayRead)
+	b.topics.init(&b.rights)
+	b.rights.init(b)
 	b.wheel.init()
 	b.delays.init(b)
 	if err := b.loadRetained(); err != nil {
@@ -161,6 +163,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 	s.exists, s.expiry = true, meta.ExpirySeconds
 	s.metaSet, s.metaExp = true, meta.ExpirySeconds
 	s.owner = handleOf(meta.Owner)
+	s.unknown = s.owner == nobody
 	s.metaMore = meta.Deadline != 0 || len(meta.Will) > 0
 	if len(meta.Will) > 0 {
 		will, err := decodeWill(meta.Will, s.id)

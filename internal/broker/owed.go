@@ -163,7 +163,10 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(s.b.Now(b)) {
 		return true // replaced meanwhile, damaged or worthless
 	}
-	if !s.b.mayRead(o.sub.Reader, m.Topic) {
+	if !s.mayRead(m.Topic) {
+		if s.subs[o.sub.Filter].Asks != asksPart {
+			s.b.drop(mq.DropRevoked)
+		}
 		return true
 	}
 	m.Retain, m.Addressed, m.Live = true, true, false // [MQTT3-3.3.1-8]

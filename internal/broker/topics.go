@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"slices"
 	"strings"
 	"sync"
 
@@ -12,11 +11,10 @@ import (
 // topicTree finds the subscribers of a topic name. Filters without wildcards
 // are in one map; the others in a tree by level.
 type topicTree struct {
-	mu    sync.RWMutex
-	exact map[string]*subscribers
-	root  node
-	// mayRead tells about a match with a reader.
-	mayRead func(reader *mq.Principal, topic []byte) bool
+	mu     sync.RWMutex
+	exact  map[string]*subscribers
+	root   node
+	rights *rights // who may have what it finds; nil in tests: all
 }
 
 type node struct {
@@ -29,10 +27,11 @@ type node struct {
 // match is one subscriber of a topic.
 type match struct {
 	s       *Session
-	reader  *mq.Principal // not nil: only what it may read
+	owner   ownerHandle // of s
 	qos     mq.QoS
 	noLocal bool
 	rap     bool   // Retain As Published
+	asks    uint8  // whether s may have all that the filter matches
 	id      uint32 // subscription identifier; 0: none
 }
 
@@ -45,8 +44,8 @@ type subscribers struct {
 
 const indexFrom = 16
 
-func (t *topicTree) init(mayRead func(*mq.Principal, []byte) bool) {
-	t.exact, t.mayRead = make(map[string]*subscribers), mayRead
+func (t *topicTree) init(r *rights) {
+	t.exact, t.rights = make(map[string]*subscribers), r
 }
 
 func (u *subscribers) find(s *Session) int {
@@ -100,7 +99,7 @@ func (u *subscribers) remove(s *Session) {
 
 // add puts or replaces the subscription of s. It is called with s locked.
 func (t *topicTree) add(sub mq.Subscription, s *Session) {
-	m := match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
+	m := match{s: s, owner: s.owner, asks: sub.Asks, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !strings.ContainsAny(sub.Filter, "+#") {
@@ -232,9 +231,7 @@ func (t *topicTree) match(topic []byte, publisher *Session, dst []match) []match
 	} else {
 		dst = t.root.matchFrom(topic, true, dst, &sets)
 	}
-	dst = slices.DeleteFunc(dst, func(m match) bool {
-		return m.noLocal && m.s == publisher || m.reader != nil && !t.mayRead(m.reader, topic)
-	})
+	dst = t.rights.readable(dst, topic, publisher)
 	if sets > 1 {
 		dst = unite(dst)
 	}

@@ -24,13 +24,14 @@ const (
 	DropDelayedFull                     // the limit on messages that wait for their delivery time
 	DropBadMessage                      // a RocketMQ message whose properties or body are not what they must be
 	DropOtherOwner                      // waited for a client ID that another login has taken over
+	DropRevoked                         // the target may not have it any more, though it has subscribed
 	DropReasons                         // number of reasons
 )
 
 var dropText = [DropReasons]string{
 	"offline", "expired", "inbox_full", "slow_consumer", "too_large", "session_ended", "not_authorized",
 	"bad_topic", "store_full", "store_failed", "no_subscriber", "shutdown",
-	"retained_full", "bad_payload", "qos_too_high", "delayed_full", "bad_message", "other_owner",
+	"retained_full", "bad_payload", "qos_too_high", "delayed_full", "bad_message", "other_owner", "revoked",
 }
 
 func (r DropReason) String() string { return dropText[r] }

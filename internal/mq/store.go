@@ -251,4 +251,7 @@ type Subscription struct {
 	// RetainedOwed: the retained messages of this subscription were not all
 	// delivered yet.
 	RetainedOwed bool
+	// Asks is the broker's note whether its owner may have all of it now. It is
+	// not stored.
+	Asks uint8
 }
