@@ -456,32 +456,6 @@ func (f *flock) fetch(one *flight, m *mq.Message) bool {
 	return false
 }
 
-// decode makes the message of the entry that was read; behalf then has its sender.
-func (f *flock) decode(m *mq.Message) bool {
-	sender, record, ok := cutSender(f.entries[0].Record)
-	f.sender = f.behalf.of(sender)
-	return ok && mq.DecodeRecord(m, record) == nil
-}
-
-// permitted reports whether the sender of the entry that was read may publish it
-// now. It was told OK, and cannot be told otherwise: that goes to the log.
-func (f *flock) permitted(m *mq.Message) bool {
-	b := f.q.b
-	if f.sender == nil {
-		return true
-	}
-	kind, _ := mq.ParseTopic(m.Topic)
-	if _, code := b.permits(Source{Principal: f.sender}, m, kind); code != mq.NotAuthorized {
-		return true
-	}
-	if f.warned != f.sender { // it may have sent thousands
-		f.warned = f.sender
-		b.log.Warn("delayed messages are not published: their sender may not publish there any more",
-			"client", f.sender.ClientID, "user", f.sender.User, "access_key", f.sender.AccessKey, "topic", string(m.Topic))
-	}
-	return false
-}
-
 // settle removes the QoS 0 messages of what was read from the store before they
 // are published: after a crash they must not come twice. It reports whether that
 // is done.

@@ -169,7 +169,7 @@ func TestSenderForm(t *testing.T) {
 		t.Fatal("not read back")
 	}
 	var last behalf
-	if got := last.of(sender); !got.Same(p) || last.of(sender) != got {
+	if got := last.of(sender); *got != *p || last.of(sender) != got {
 		t.Errorf("%+v", got)
 	}
 	for n := range b { // cut short

@@ -34,15 +34,6 @@ type Principal struct {
 // Ended reports whether the login of the principal has ended. p may be nil.
 func (p *Principal) Ended() bool { return p != nil && p.Standing.Ended() }
 
-// Same reports whether two principals are the same: the standing of a login
-// apart. Both may be nil.
-func (p *Principal) Same(o *Principal) bool {
-	if p == nil || o == nil {
-		return p == o
-	}
-	return p.ClientID == o.ClientID && p.User == o.User && p.AccessKey == o.AccessKey
-}
-
 // Standing tells whether a login still holds: it ends when what was shown
 // (a user, a password, an access key, nothing) would not let anybody in any
 // more. All who have logged in with the same share one. The zero value holds; a
