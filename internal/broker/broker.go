@@ -130,6 +130,7 @@ func New(opt Options) (*Broker, error) {
 func (b *Broker) Close() {
 	b.closing.Store(true)
 	b.delays.held.Store(true)
+	b.rights.wait()
 	close(b.stop)
 	b.wg.Wait()
 }

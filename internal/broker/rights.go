@@ -84,6 +84,13 @@ func (b *Broker) reviewRights() {
 	}
 }
 
+// wait waits for a review that is under way; later ones do nothing once
+// Broker.closing is set.
+func (r *rights) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+}
+
 // reviewChunk is how many connections are closed, or subscriptions asked about, at
 // a time.
 const reviewChunk = 256
