@@ -24,6 +24,13 @@
 //     signs every one of them (mq.RequestAuthenticator). An open server and one
 //     that lets anonymous clients in take unsigned ones.
 //
+// Users may be bound to client IDs by patterns. The others are not: each password
+// of a signature login is good for one client ID, and anonymous clients have no
+// name.
+//
+// Each way has its mq.PrincipalKind; with the name it tells the owner of a session
+// (docs/adr/011). An open server says KindNobody.
+//
 // Token and device credential log-ins, JWT and certificates are not here yet;
 // a client that tries one of the first two is told so.
 //

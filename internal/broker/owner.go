@@ -221,16 +221,19 @@ func (sh *shard) leaveOwner(s *Session) {
 // is a leaf.
 type ownerless struct {
 	mu  sync.Mutex
-	ids []string
+	ids map[string]struct{}
 }
 
 func (o *ownerless) add(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.ids = append(o.ids, id)
+	if o.ids == nil {
+		o.ids = make(map[string]struct{})
+	}
+	o.ids[id] = struct{}{}
 }
 
-func (o *ownerless) take() []string {
+func (o *ownerless) take() map[string]struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	ids := o.ids
@@ -241,9 +244,19 @@ func (o *ownerless) take() []string {
 // forgetOwners lets the store forget the owners of inboxes that have become
 // empty. What fails is tried again: the session is evicted once more.
 func (b *Broker) forgetOwners() {
-	for _, id := range b.ownerless.take() {
+	for id := range b.ownerless.take() {
 		s := b.lockedSession([]byte(id))
-		if s.busy != nil || s.conn != nil || s.exists || s.count > 0 || !s.ownerKept {
+		if s.busy != nil || s.conn != nil || s.exists || !s.ownerKept {
+			s.unlock() // whoever ends the next session sees to it
+			continue
+		}
+		if !s.confirmed() { // the store may show messages that have gone
+			s.confirmSoon()
+			b.ownerless.add(id)
+			s.unlock()
+			continue
+		}
+		if s.recount(); s.count > 0 {
 			s.unlock()
 			continue
 		}
