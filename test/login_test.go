@@ -99,7 +99,7 @@ func TestUsersFile(t *testing.T) {
 // TestRules: who may publish and subscribe where.
 func TestRules(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := newServer(t, "auth.session-owner=any") // all of them have the same client ID
 	s.config = `
 auth:
   anonymous: true

@@ -3,10 +3,12 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -409,5 +411,21 @@ func TestOwnerOfNothingAfterStart(t *testing.T) {
 		return err == nil && n == 0
 	}) {
 		t.Fatal("the owner is still stored")
+	}
+}
+
+// An owner costs a session no memory of its own, and a connection no allocation.
+func TestOwnerIsSmall(t *testing.T) {
+	if n := unsafe.Sizeof(Session{}); n > 224 { // a size of the allocator; the next one is 240
+		t.Errorf("a session takes %d bytes", n)
+	}
+	first := ownerOf(pAnn)
+	same := &mq.Principal{Kind: mq.KindUser, User: strings.Clone("ann")}
+	if n := testing.AllocsPerRun(100, func() {
+		if ownerOf(same) != first {
+			t.Error("not the same")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
