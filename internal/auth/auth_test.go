@@ -150,8 +150,8 @@ func TestAuthenticate(t *testing.T) {
 				return
 			}
 			tt.want.ClientID = tt.c.ClientID
-			if *p != tt.want {
-				t.Errorf("got %+v, want %+v", *p, tt.want)
+			if got := named(p); got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
 	}
@@ -243,7 +243,7 @@ func TestPasswordCache(t *testing.T) {
 
 	// Another hash of the same password is another thing.
 	f := UsersFile{Users: []FileUser{hashed(t, "alice", "wonder")}}
-	a.users.Store(newUserTable(&f, a.key))
+	a.put(a.policy.Load().withUsers(newUserTable(&f, a.key)))
 	wantCode(t, try("alice", "wonder"), mq.Overloaded)
 }
 

@@ -80,6 +80,19 @@
 // allow rule then does not match and a deny rule does, from that level on. An
 // empty one matches neither.
 //
-// Package auth does not know protocols and keeps no sessions. A change of the
-// users file does not close connections.
+// # Changes
+//
+// All of Options can be changed while the server runs (Apply), the users file
+// by itself (Reload, or because it was written). What decides is one immutable
+// policy: a call of Allow, Grant or Authenticate sees the old or the new one,
+// whole. Version tells whether a verdict from before can still be used.
+//
+// A login holds while what was shown would let somebody in. When the user or the
+// key is gone, or has another password or secret, or when anonymous clients are
+// not let in any more, the Standing of its Principal ends: it may do nothing from
+// then on, and the gateways close its connection. What is stored for somebody
+// (a session, a will) hangs on the name only: it has the rights of that name as
+// long as there is such a user or key, whatever the password.
+//
+// Package auth does not know protocols and keeps no sessions.
 package auth

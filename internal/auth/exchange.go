@@ -44,7 +44,7 @@ type exchange struct {
 // Begin implements mq.EnhancedAuthenticator. Without a users file no method is
 // known: then there are no keys that the server could prove to have.
 func (a *Auth) Begin(ctx context.Context, method string, c *mq.Credentials) (mq.Exchange, bool) {
-	table := a.users.Load()
+	table := a.policy.Load().users
 	if method != scramMethod || table == nil {
 		return nil, false
 	}
@@ -83,7 +83,7 @@ func (e *exchange) Next(data []byte) ([]byte, bool, error) {
 // first answers the client's first message with the challenge. Its errors are
 // about the form and, like those of Auth.method, not counted as failed log-ins.
 func (e *exchange) first(message string) (string, error) {
-	if err := e.auth.checkClientID(e.who.ClientID); err != nil {
+	if err := e.auth.policy.Load().checkClientID(e.who.ClientID); err != nil {
 		return "", err
 	}
 	if err := checkMessage(message); err != nil {
@@ -126,14 +126,16 @@ func (e *exchange) final(message string) (string, error) {
 		return "", e.fail(errMessage, "not an answer to the challenge")
 	case e.missing != "" || !e.conv.Valid(): // nobody has these keys; to be sure
 		return "", e.fail(errBadCredentials, e.missing)
-	case e.auth.users.Load().byName[e.user.Name] != e.user:
+	}
+	now := e.auth.policy.Load()
+	if !now.users.hasAsIs(&e.user) {
 		return "", e.fail(errBadCredentials, "the user was changed meanwhile")
 	}
-	p := &mq.Principal{Kind: mq.KindUser, ClientID: e.who.ClientID, User: e.user.Name}
-	if err := e.auth.checkUserClientID(p, e.who.Assigned); err != nil {
+	p := &mq.Principal{Kind: mq.KindUser, ClientID: e.who.ClientID, User: e.user.Name, Standing: now.users.standing[e.user.Name]}
+	if err := now.checkUserClientID(p, e.who.Assigned); err != nil {
 		return "", e.refuse(err, "client ID")
 	}
-	if e.auth.failures != nil {
+	if now.failures != nil {
 		e.auth.devices.add(&e.who, e.shown(nil))
 	}
 	e.principal = p
@@ -231,11 +233,11 @@ func (e *exchange) refuse(err *mq.Error, why string) *mq.Error {
 
 // fail refuses, and counts.
 func (e *exchange) fail(err *mq.Error, why string) *mq.Error {
-	now := time.Now()
-	if e.auth.failures.limited(e.who.Remote, now) {
+	now, failures := time.Now(), e.auth.policy.Load().failures
+	if failures.limited(e.who.Remote, now) {
 		e.auth.devices.forget(&e.who)
 		err = errTooMany
 	}
-	e.auth.failures.add(e.who.Remote, now)
+	failures.add(e.who.Remote, now)
 	return e.refuse(err, why)
 }

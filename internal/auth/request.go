@@ -14,8 +14,6 @@ type key struct {
 }
 
 var (
-	nobody      = &mq.Principal{} // of an open server
-	anonymous   = &mq.Principal{Kind: mq.KindAnonymous}
 	errUnsigned = &mq.Error{Code: mq.BadCredentials, Text: "the request is not signed; give the SDK an access key and its secret"}
 	errNoKeys   = &mq.Error{
 		Code: mq.BadCredentials,
@@ -27,15 +25,13 @@ var (
 // AuthenticateRequest implements mq.RequestAuthenticator: access keys sign, as
 // in signature logins.
 func (a *Auth) AuthenticateRequest(r mq.SignedRequest, known *mq.Principal, remote netip.Addr) (*mq.Principal, error) {
-	name := r.AccessKey()
+	name, now := r.AccessKey(), a.policy.Load()
 	switch {
-	case a.open.Load():
-		return nobody, nil
-	case len(name) == 0 && a.anonymous:
-		return anonymous, nil
+	case now.open, len(name) == 0 && now.anonymous:
+		return now.anyone, nil
 	case len(name) == 0:
 		return nil, errUnsigned
-	case len(a.keys) == 0:
+	case len(now.keys) == 0:
 		return nil, errNoKeys
 	}
 	familiar := known != nil && known.AccessKey == string(name)
@@ -44,18 +40,18 @@ func (a *Auth) AuthenticateRequest(r mq.SignedRequest, known *mq.Principal, remo
 			return nil, err
 		}
 	}
-	k, found := a.keys[string(name)]
+	k, found := now.keys[string(name)]
 	if !found {
 		k = a.noKey // same work, never right
 	}
 	if !r.SignedWith(k.secret) || !found {
-		a.failures.add(remote, time.Now())
-		if a.failures.limited(remote, time.Now()) {
+		now.failures.add(remote, time.Now())
+		if now.failures.limited(remote, time.Now()) {
 			a.devices.forget(requestOf(name, remote))
 		}
 		return nil, errBadSignature
 	}
-	if !familiar && a.failures != nil {
+	if !familiar && now.failures != nil {
 		c := requestOf(name, remote)
 		a.devices.add(c, a.devices.request(c))
 	}

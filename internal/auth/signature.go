@@ -28,9 +28,9 @@ func signedWith(secret, clientID string, password []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(Sign(secret, clientID)), password) == 1
 }
 
-func (a *Auth) checkSignature(_ context.Context, c *mq.Credentials) (*mq.Principal, error) {
+func (a *Auth) checkSignature(_ context.Context, now *policy, c *mq.Credentials) (*mq.Principal, error) {
 	accessKey, _, _ := strings.Cut(c.Username[len(signaturePrefix):], "|")
-	k, known := a.keys[accessKey]
+	k, known := now.keys[accessKey]
 	if !known {
 		k = a.noKey // same work, never right
 	}
@@ -38,5 +38,5 @@ func (a *Auth) checkSignature(_ context.Context, c *mq.Credentials) (*mq.Princip
 		return nil, nil
 	}
 	// The key's own string: that of the user name would stay with the connection.
-	return &mq.Principal{Kind: mq.KindKey, ClientID: c.ClientID, AccessKey: k.owner.AccessKey}, nil
+	return &mq.Principal{Kind: mq.KindKey, ClientID: c.ClientID, AccessKey: k.owner.AccessKey, Standing: k.owner.Standing}, nil
 }

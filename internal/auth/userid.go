@@ -70,12 +70,12 @@ func (p *idPattern) matches(id, user string) bool {
 // It comes after the password was found right, so that it tells strangers nothing.
 // A client ID that the server has chosen is let in: it was nobody's before. So are
 // access keys: each of their passwords is good for one client ID.
-func (a *Auth) checkUserClientID(p *mq.Principal, assigned bool) *mq.Error {
-	if len(a.userClientIDs) == 0 || p.Kind != mq.KindUser || assigned {
+func (p *policy) checkUserClientID(who *mq.Principal, assigned bool) *mq.Error {
+	if len(p.userClientIDs) == 0 || who.Kind != mq.KindUser || assigned {
 		return nil
 	}
-	for i := range a.userClientIDs {
-		if a.userClientIDs[i].matches(p.ClientID, p.User) {
+	for i := range p.userClientIDs {
+		if p.userClientIDs[i].matches(who.ClientID, who.User) {
 			return nil
 		}
 	}

@@ -72,6 +72,7 @@ type Broker struct {
 	opt      Options
 	registry registry
 	topics   topicTree
+	rights   rights
 	retained retainedSet
 	delays   delays
 	wheel    wheel
@@ -112,8 +113,9 @@ func New(opt Options) (*Broker, error) {
 	}
 	b.registry.init()
 	b.limit()
-	b.topics.init(b.mayRead)
+	b.topics.init(&b.rights)
 	b.topics.steps, b.topics.clientSteps = opt.MatchSteps, opt.MatchStepsClient
+	b.rights.init(b)
 	b.wheel.init()
 	b.delays.init(b)
 	if err := b.loadRetained(); err != nil {
@@ -142,6 +144,7 @@ func New(opt Options) (*Broker, error) {
 func (b *Broker) Close() {
 	b.closing.Store(true)
 	b.delays.held.Store(true)
+	b.rights.wait()
 	close(b.stop)
 	b.wg.Wait()
 }
@@ -181,6 +184,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 	s.exists, s.expiry = true, meta.ExpirySeconds
 	s.metaSet, s.metaExp = true, meta.ExpirySeconds
 	s.owner = handleOf(meta.Owner)
+	s.unknown = s.owner == nobody
 	s.metaMore = meta.Deadline != 0 || len(meta.Will) > 0
 	if len(meta.Will) > 0 {
 		will, err := decodeWill(meta.Will, s.id)

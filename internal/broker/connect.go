@@ -176,6 +176,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 		s.life++
 	}
 	s.exists = true
+	s.askAgain(resume, b)
 	s.expiry = req.Expiry
 	s.deadline = 0
 	s.will = req.Will
@@ -204,6 +205,9 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.b.Stats.Connected.Add(1)
 	s.arrive()
 	req.Conn.SendConnack(s, resume, b)
+	if req.Principal.Ended() { // while it was let in: whoever ended it has not seen the connection
+		b.revoke(req.Conn)
+	}
 }
 
 // detach ends the session's connection, if any, and returns it. What was sent

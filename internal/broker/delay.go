@@ -16,8 +16,8 @@ import (
 // clock: if that jumps forward m comes early, if it jumps back m comes late. A
 // time that has passed means at once. m.Expiry is a time of day like at.
 //
-// The source may publish m if it may now, with the checks and codes of Publish;
-// nobody asks again later. done is told OK when m is stored, whatever its QoS, or
+// The source may publish m if it may now, with the checks and codes of Publish,
+// and if it may then: else m is dropped, as not authorized. done is told OK when m is stored, whatever its QoS, or
 // why it was refused. m is borrowed until PublishLater returns. What becomes of m
 // later is counted, and told to nobody.
 //
@@ -51,7 +51,9 @@ func (b *Broker) publishAt(by timing, src Source, m *mq.Message, at int64, done 
 	if m.Expiry != 0 {
 		at = min(at, m.Expiry) // then it is dropped
 	}
-	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: d.record()}
+	record := make([]byte, 0, senderSize(src.Principal)+mq.RecordSize(m))
+	record = mq.AppendRecord(appendSender(record, src.Principal), m)
+	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: record}
 	switch code := b.delays.put(&later{by, d.by(), done, token}, op); code {
 	case mq.DelayedFull:
 		return b.refuse(d, mq.DropDelayedFull, code, batch)
@@ -377,6 +379,9 @@ type flock struct {
 	buf     []byte
 	entries []mq.Entry
 	acks    []mq.Op
+	behalf  behalf
+	sender  *mq.Principal // of the entry that was read; nil: not known
+	warned  *mq.Principal // the last one of whom the log says that it may not
 	batch   Batch
 }
 
@@ -439,9 +444,12 @@ func (f *flock) fetch(one *flight, m *mq.Message) bool {
 		one.Complete(0, mq.OK, &f.batch)
 	case len(f.entries) == 0:
 		one.end()
-	case mq.DecodeRecord(m, f.entries[0].Record) != nil:
+	case !f.decode(m):
 		b.log.Error("a delayed message cannot be decoded; it is dropped", "seq", one.seq)
 		b.drop(mq.DropStoreFailed)
+		one.Complete(0, mq.OK, &f.batch)
+	case !f.permitted(m):
+		b.drop(mq.DropNotAuthorized)
 		one.Complete(0, mq.OK, &f.batch)
 	case m.Expired(now[one.by]):
 		b.drop(mq.DropExpired)
@@ -480,7 +488,7 @@ func (f *flight) publish(m *mq.Message, batch *Batch) {
 	f.q.b.release(d, batch)
 }
 
-// release is publish for a message that was permitted when it came.
+// release is publish for a message that is permitted.
 func (b *Broker) release(d *delivery, batch *Batch) {
 	kind, target := mq.ParseTopic(d.m.Topic)
 	b.route(Source{}, d, kind, target, batch)

@@ -47,6 +47,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 			b.retained.mu.Unlock()
 		}
 	}
+	d.rights = b.auth.Version()
 	batch.matches = b.topics.match(d.m.Topic, src.Session, batch.matches[:0])
 	d.publisher = src.Session
 	if len(batch.matches) == 0 && !d.m.Retain {
@@ -65,12 +66,6 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 		f.Complete(0, mq.OK, batch)
 	}
 	return mq.OK
-}
-
-// mayRead reports whether a message comes by a subscription; reader is its
-// Reader.
-func (b *Broker) mayRead(reader *mq.Principal, topic []byte) bool {
-	return reader == nil || b.auth.Allow(reader, mq.Subscribe, topic)
 }
 
 func dropFor(code mq.Code) mq.DropReason {
@@ -146,6 +141,10 @@ func (b *Broker) offerStored(list []match, d *delivery, f *fanout, batch *Batch)
 
 // offer delivers to one subscriber, whose session is locked.
 func (m *match) offer(d *delivery, f *fanout, b *Batch) {
+	if m.s.b.auth.Version() != d.rights && !m.s.mayRead(d.m.Topic) {
+		m.s.b.drop(mq.DropRevoked) // since it was matched
+		return
+	}
 	d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8] [MQTT3-3.8.4-6]
 	if d.qos > 0 && f != nil {
 		f.left.Add(1)

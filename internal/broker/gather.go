@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"unsafe"
+
+	"github.com/homing-mq/homing/internal/mq"
 )
 
 // gathering collects the subscribers of one topic name: each session once, with
@@ -18,8 +20,23 @@ type gathering struct {
 	sets      int
 	visits    int   // nodes that the search has looked at
 	seen      *seen // nil: while there are few
+	unsettled bool  // the rules have just changed: every match is asked about
 	denied    bool  // a match is
 }
+
+// The verdict about a session of which matches are gathered is in the upper bits of
+// match.asks. Its owner is asked about the topic once, however many of its
+// subscriptions match.
+const (
+	asksBits = 0x07 // what match.asks has in the tree
+
+	verdictAsked   = 0x10 // the owner was asked about
+	verdictAllowed = 0x20 // and may have it
+	verdictGranted = 0x40 // a subscription brings it without asking
+	verdictMissed  = 0x80 // one that was granted once does not bring it any more
+)
+
+func (m *match) comes() bool { return m.asks&(verdictAllowed|verdictGranted) != 0 }
 
 // fewMatches are united by looking at all.
 const fewMatches = 12
@@ -69,18 +86,50 @@ func (g *gathering) unite(m match) {
 	g.merge(&g.dst[*at-1], &m)
 }
 
-// merge adds a match of the same session. Whoever may read by o may also by m if
-// that has the same reader.
-func (g *gathering) merge(o, m *match) {
-	switch {
-	case o.reader == m.reader:
-		o.qos = max(o.qos, m.qos)
-	case m.reader != nil && !g.tree.mayRead(m.reader, g.topic):
-	case o.denied:
-		*o = *m
+// plain reports whether a match brings the message without asking.
+func (g *gathering) plain(m *match) bool { return m.asks == asksNothing && !g.unsettled }
+
+// ask sets the verdict of the first match of a session.
+func (g *gathering) ask(m *match) {
+	switch asks := m.asks; {
+	case g.plain(m):
+		m.asks |= verdictGranted
+	case g.tree.rights.comes(m, g.topic, g.unsettled):
+		m.asks |= verdictAsked | verdictAllowed
 	default:
-		o.qos = max(o.qos, m.qos)
+		g.denied = true
+		if m.asks |= verdictAsked; asks != asksPart {
+			m.asks |= verdictMissed
+		}
 	}
+}
+
+// merge adds a match of the same session to the first one.
+func (g *gathering) merge(o, m *match) {
+	verdict := o.asks &^ asksBits
+	brings := true
+	switch {
+	case g.plain(m):
+		verdict |= verdictGranted
+	case o.asks&verdictAsked == 0 || o.owner != m.owner || m.asks == asksNobody:
+		one := *m
+		g.ask(&one)
+		brings = one.comes()
+		verdict |= one.asks &^ asksBits
+	case o.asks&verdictAllowed == 0:
+		brings = false
+		if m.asks != asksPart {
+			verdict |= verdictMissed
+		}
+	}
+	qos := o.qos
+	switch {
+	case brings && !o.comes():
+		*o = *m
+	case brings:
+		o.qos = max(qos, m.qos)
+	}
+	o.asks = o.asks&asksBits | verdict
 }
 
 // done returns what was found.
@@ -93,15 +142,20 @@ func (g *gathering) done() []match {
 	if !g.denied {
 		return g.dst
 	}
-	return slices.DeleteFunc(g.dst, func(m match) bool { return m.denied })
+	return slices.DeleteFunc(g.dst, func(m match) bool {
+		if m.comes() {
+			return false
+		}
+		if m.asks&verdictMissed != 0 {
+			g.tree.rights.b.drop(mq.DropRevoked)
+		}
+		return true
+	})
 }
 
 // few does what unite does, without a table.
 func (g *gathering) few() {
-	if g.sets == 1 { // each session once
-		g.dst = slices.DeleteFunc(g.dst, func(m match) bool {
-			return m.noLocal && m.s == g.publisher || m.reader != nil && !g.tree.mayRead(m.reader, g.topic)
-		})
+	if g.sets == 1 && g.asIs() { // each session once
 		return
 	}
 	out := g.dst[:0]
@@ -111,23 +165,29 @@ next:
 		if m.noLocal && m.s == g.publisher {
 			continue
 		}
-		for k := range out {
-			if out[k].s == m.s {
-				g.merge(&out[k], m)
-				continue next
+		if g.sets > 1 {
+			for k := range out {
+				if out[k].s == m.s {
+					g.merge(&out[k], m)
+					continue next
+				}
 			}
 		}
 		g.ask(m)
 		out = append(out, *m)
 	}
+	clear(g.dst[len(out):])
 	g.dst = out
 }
 
-// ask finds out whether the message may come by a match.
-func (g *gathering) ask(m *match) {
-	if m.reader != nil && !g.tree.mayRead(m.reader, g.topic) {
-		m.denied, g.denied = true, true
+// asIs reports whether all matches bring the message: nearly always.
+func (g *gathering) asIs() bool {
+	for i := range g.dst {
+		if m := &g.dst[i]; m.noLocal || !g.plain(m) {
+			return false
+		}
 	}
+	return true
 }
 
 // seen says where in a list of matches a session is: open addressing, by address.

@@ -37,6 +37,8 @@ type allowAll struct{}
 
 func (allowAll) Allow(*mq.Principal, mq.Action, []byte) bool { return true }
 func (allowAll) Grant(*mq.Principal, []byte) mq.Grant        { return mq.GrantAll }
+func (allowAll) Version() uint64                             { return 0 }
+func (allowAll) Changed(func())                              {}
 
 func newWorld(t testing.TB, opt Options, sync store.SyncMode) *world {
 	return newWorldWith(t, opt, sync, nil)
@@ -354,6 +356,8 @@ func (w *world) drainAll(d *device) {
 }
 
 func (l *link) Settle() {}
+
+func (l *link) Revoked() bool { return false }
 
 func (l *link) Quiesce() {}
 

@@ -195,7 +195,10 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if len(m.Topic) > keyBytes && !mq.MatchFilter([]byte(o.sub.Filter), m.Topic) {
 		return true // its key has not all of the topic
 	}
-	if !s.b.mayRead(o.sub.Reader, m.Topic) {
+	if !s.mayRead(m.Topic) {
+		if s.subs[o.sub.Filter].Asks != asksPart {
+			s.b.drop(mq.DropRevoked)
+		}
 		return true
 	}
 	m.Retain, m.Addressed, m.Live = true, true, false // [MQTT3-3.3.1-8]

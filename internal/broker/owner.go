@@ -80,7 +80,7 @@ func (s *Session) passTo(who ownerHandle) {
 	if who == nobody || s.owner == who {
 		return
 	}
-	s.owner = who
+	s.owner, s.unasked = who, true
 	s.metaStale, s.ownerStale = s.metaSet, s.ownerKept
 }
 
@@ -90,7 +90,7 @@ func (s *Session) passBack(owner ownerHandle) {
 	if s.owner == owner {
 		return
 	}
-	s.owner = owner
+	s.owner, s.unasked = owner, true
 	s.metaStale, s.ownerStale = s.metaSet, s.ownerKept
 }
 

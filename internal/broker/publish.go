@@ -56,6 +56,7 @@ type delivery struct {
 	lent      bool     // by a shared subscription, which is the origin
 	delayed   bool     // its time has come; if the store fails it is tried again
 	publisher *Session // of an ordinary topic; nil: none of ours
+	rights    uint64   // the version of the rules that its matches were found under
 
 	admitted bool // the store has been asked
 

@@ -49,11 +49,14 @@ type Session struct {
 	unmarked  bool       // something was sent that the store has without FlagSent
 	lingering bool       // on the wheel
 	owing     bool       // a goroutine is about to send retained messages
+	doubted   bool       // of what waits some may be of a time with other rights: see doubt
 	late      late       // see lookBehind
 
 	metaStale  bool // the store's metadata of this session may tell another owner
 	ownerKept  bool // the store has an owner of the inbox, see Store.PutOwner
 	ownerStale bool // and it may be another one
+	unknown    bool // on whose behalf it has subscriptions: it is of a time when that was not stored
+	unasked    bool // it has passed to another, and what it has was not asked about for that one
 
 	owner ownerHandle // whom the session belongs to, or else what waits in the inbox
 
@@ -180,6 +183,7 @@ func (s *Session) open() {
 	s.nextSeq = s.b.store.NextSeq(s.inbox)
 	s.rewind()
 	s.recount()
+	s.doubt() // what the store has may be of any time
 	if s.count > 0 {
 		s.loadIdentifiers()
 	}

@@ -51,6 +51,11 @@ type member struct {
 	sub  mq.Subscription
 	lent int  // messages it has
 	left bool // the group
+
+	// barred: it gets nothing, because it may not have all of the filter. Set with
+	// both sessions locked.
+	barred bool
+	asked  atomic.Uint64 // the version of the rules that barred was found under
 }
 
 // rank orders locks: shared subscriptions come before clients.
@@ -74,7 +79,6 @@ func (b *Broker) join(s *Session, sub mq.Subscription, batch *Batch) {
 	}
 	m := l.members[i]
 	m.sub = sub
-	l.enroll()
 	s.mu.Lock()
 	s.putSubscription(sub)
 	if s.share == nil {
@@ -88,6 +92,8 @@ func (b *Broker) join(s *Session, sub mq.Subscription, batch *Batch) {
 	}
 	m.ready.Store(true)
 	s.mu.Unlock()
+	m.bar()
+	l.enroll()
 	g.mu.Unlock()
 	batch.pump(g)
 }
@@ -128,12 +134,15 @@ func (s *Session) group() *lender {
 // maxLent is how many messages a group has lent at most: its window.
 const maxLent = 65535
 
-// enroll puts the group into the topic tree with what its members grant. s is
+// enroll puts the group into the topic tree with what its members grant, those
+// that get nothing apart. s is
 // locked.
 func (l *lender) enroll() {
-	sub := mq.Subscription{Filter: l.filter}
+	sub := mq.Subscription{Filter: l.filter, Asks: asksBarred}
 	for _, m := range l.members {
-		sub.QoS = max(sub.QoS, m.sub.QoS)
+		if !m.barred {
+			sub.QoS, sub.Asks = max(sub.QoS, m.sub.QoS), asksNothing
+		}
 	}
 	l.s.b.topics.add(sub, l.s)
 }
@@ -160,7 +169,7 @@ func (b *Broker) leave(s *Session, filter string, batch *Batch) {
 	if k := slices.Index(s.share.in, m); k >= 0 {
 		s.share.in = slices.Delete(s.share.in, k, k+1)
 	}
-	if s.conn != nil {
+	if s.conn != nil && !m.barred {
 		l.online.Add(-1)
 	}
 	s.mu.Unlock()
@@ -222,10 +231,11 @@ func (l *lender) SendPublish(m *mq.Message, h Header, b *Batch) SendResult {
 // each time, or nil.
 func (l *lender) choose() *member {
 	var best *member
+	version := l.s.b.auth.Version()
 	for i := range l.members {
 		at := (l.turn + i) % len(l.members)
 		m := l.members[at]
-		if !m.ready.Load() || best != nil && m.lent >= best.lent {
+		if !m.ready.Load() || !m.mayTake(version) || best != nil && m.lent >= best.lent {
 			continue
 		}
 		if best = m; m.lent == 0 {
@@ -356,7 +366,9 @@ func (s *Session) arrive() {
 		return
 	}
 	for _, m := range s.share.in {
-		m.of.online.Add(1)
+		if !m.barred {
+			m.of.online.Add(1)
+		}
 	}
 	s.share.hungry = len(s.share.in) > 0
 }
@@ -366,7 +378,9 @@ func (s *Session) depart() {
 		return
 	}
 	for _, m := range s.share.in {
-		m.of.online.Add(-1)
+		if !m.barred {
+			m.of.online.Add(-1)
+		}
 	}
 }
 
@@ -446,6 +460,9 @@ func (l *lender) Flush(*Batch) {}
 
 // Close implements Conn: the store has failed; it is tried again.
 func (l *lender) Close(CloseReason) { l.stall() }
+
+// Revoked implements Conn: members have logins, and are asked themselves.
+func (l *lender) Revoked() bool { return false }
 
 // Settle implements Conn.
 func (l *lender) Settle() {}

@@ -123,7 +123,7 @@ func (b *Broker) checkFilter(s *Session, p *mq.Principal, sub *mq.Subscription) 
 		return Granted, true
 	case mq.GrantPart:
 		if !shared { // members may be allowed different things
-			sub.Reader = p
+			sub.Reader = p // so that it is known later that it was not all
 			return Granted, true
 		}
 	}
@@ -139,6 +139,7 @@ func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *B
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	sub.Asks = s.judge(&sub)
 	s.putSubscription(sub)
 	b.topics.add(sub, s)
 	// After it is in the tree: a message that is retained from now on arrives by it.

@@ -10,11 +10,10 @@ import (
 // topicTree finds the subscribers of a topic name. Filters without wildcards
 // are in one map; the others in a tree by level.
 type topicTree struct {
-	mu    sync.RWMutex
-	exact map[string]*subscribers
-	root  node
-	// mayRead tells about a match with a reader.
-	mayRead func(reader *mq.Principal, topic []byte) bool
+	mu     sync.RWMutex
+	exact  map[string]*subscribers
+	root   node
+	rights *rights // who may have what it finds; nil in tests: all
 
 	steps, clientSteps int // limits on the steps of a search; 0: none. See admit.go
 	shapes             map[*Session]*shape
@@ -23,11 +22,11 @@ type topicTree struct {
 // match is one subscriber of a topic.
 type match struct {
 	s       *Session
-	reader  *mq.Principal // not nil: only what it may read
+	owner   ownerHandle // of s
 	qos     mq.QoS
 	noLocal bool
 	rap     bool   // Retain As Published
-	denied  bool   // while matches are gathered: the reader may not read it
+	asks    uint8  // whether s may have all that the filter matches; while matches are gathered, with a verdict
 	id      uint32 // subscription identifier; 0: none
 }
 
@@ -40,8 +39,8 @@ type subscribers struct {
 
 const indexFrom = 16
 
-func (t *topicTree) init(mayRead func(*mq.Principal, []byte) bool) {
-	t.exact, t.shapes, t.mayRead = make(map[string]*subscribers), make(map[*Session]*shape), mayRead
+func (t *topicTree) init(r *rights) {
+	t.exact, t.shapes, t.rights = make(map[string]*subscribers), make(map[*Session]*shape), r
 	t.root.weigh()
 }
 
@@ -120,7 +119,7 @@ func (t *topicTree) add(sub mq.Subscription, s *Session) {
 }
 
 func matchOf(sub mq.Subscription, s *Session) match {
-	return match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
+	return match{s: s, owner: s.owner, asks: sub.Asks, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
 }
 
 // way is the one to the root.
@@ -157,7 +156,7 @@ func (t *topicTree) remove(filter string, s *Session) {
 func (t *topicTree) match(topic []byte, publisher *Session, dst []match) []match {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	g := gathering{topic: topic, publisher: publisher, tree: t, dst: dst}
+	g := gathering{topic: topic, publisher: publisher, tree: t, dst: dst, unsettled: t.rights.unsettled()}
 	t.search(&g)
 	return g.done()
 }

@@ -380,6 +380,8 @@ func (r *readers) Allow(_ *mq.Principal, a mq.Action, _ []byte) bool {
 	return true
 }
 func (r *readers) Grant(*mq.Principal, []byte) mq.Grant { return mq.GrantPart }
+func (r *readers) Version() uint64                      { return 0 }
+func (r *readers) Changed(func())                       {}
 
 // TestOverlappingClients: of clients with many filters that all match, each gets a
 // message once, and rights are asked once for each, not for each filter.

@@ -147,7 +147,11 @@ func (b *Broker) publishWill(w *Will, batch *Batch) (settled bool) {
 		return false
 	}
 	done := make(answer, 1)
-	code := b.Publish(Source{Principal: &w.Principal}, &m, done, 0, batch)
+	// On behalf of the name: its connection may have been closed because the login
+	// had ended.
+	who := w.Principal
+	who.Standing = nil
+	code := b.Publish(Source{Principal: &who}, &m, done, 0, batch)
 	batch.Flush()
 	if m.QoS > 0 && b.answersSoon(m.Topic) {
 		select {

@@ -12,7 +12,7 @@ func TestAccountOf(t *testing.T) {
 	seen := map[Account]int{}
 	for i, p := range known {
 		a := AccountOf(p)
-		if a == Nobody || a != AccountOf(&Principal{p.ClientID, p.User, p.AccessKey}) {
+		if a == Nobody || a != AccountOf(&Principal{ClientID: p.ClientID, User: p.User, AccessKey: p.AccessKey}) {
 			t.Errorf("%+v has account %d", *p, a)
 		}
 		if other, twice := seen[a]; twice {

@@ -252,11 +252,14 @@ type Subscription struct {
 	RetainAsPublished bool   // MQTT 5
 	RetainHandling    uint8  // MQTT 5: 0, 1 or 2
 	ID                uint32 // subscription identifier; 0: none
-	// Reader is who subscribed, if only a part of the filter was granted: every
-	// message is to be checked with Authorizer.Allow. nil: all of it was. Its
-	// ClientID is not stored.
+	// Reader is who subscribed, if only a part of the filter was granted then: what
+	// does not come by it is not missed. nil: all of it was. Its ClientID is not
+	// stored.
 	Reader *Principal
 	// RetainedOwed: the retained messages of this subscription were not all
 	// delivered yet.
 	RetainedOwed bool
+	// Asks is the broker's note whether its owner may have all of it now. It is
+	// not stored.
+	Asks uint8
 }

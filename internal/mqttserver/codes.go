@@ -92,6 +92,7 @@ var closeReasons = [...]struct {
 	broker.TakenOver:      {mqtt.CodeSessionTakenOver, "clientId conflict"},
 	broker.ServerShutdown: {mqtt.CodeServerShuttingDown, "server shutting down"},
 	broker.SessionLost:    {mqtt.CodeImplementationSpecificError, "the store failed"},
+	broker.Revoked:        {mqtt.CodeNotAuthorized, "what was shown at login is not valid any more"},
 }
 
 // disconnectCode is how a client is disconnected whose authentication was

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,9 +29,10 @@ type conn struct {
 	local  netip.AddrPort // as the client has dialled it, with the port to send to
 
 	in       input
-	who      *mq.Principal // of the last signed request; nil: none was right
-	noted    bool          // that a request was refused is in the log
-	warned   bool          // so is that the client wants to consume
+	who      *mq.Principal                // of the last signed request; nil: none was right
+	sender   atomic.Pointer[mq.Principal] // the last one that was right, for closeRevoked
+	noted    bool                         // that a request was refused is in the log
+	warned   bool                         // so is that the client wants to consume
 	batch    broker.Batch
 	cmd      rocketmq.Command
 	send     rocketmq.SendHeader

@@ -56,6 +56,7 @@ func init() {
 type grpcSide struct {
 	server  *grpc.Server           // nil: no listener yet, or none any more; guarded by Server.mu
 	opening map[*grpcConn]struct{} // connections whose handshake is under way; guarded by Server.mu
+	open    map[*grpcConn]struct{} // all connections; guarded by Server.mu
 	ending  context.Context        // ends when Telemetry streams are to end
 	end     context.CancelFunc
 }
@@ -65,7 +66,7 @@ func (s *Server) ServeGRPC(l net.Listener) {
 	s.mu.Lock()
 	s.listeners = append(s.listeners, l)
 	if s.grpc.server == nil {
-		s.grpc = grpcSide{server: s.newGRPC(), opening: make(map[*grpcConn]struct{})}
+		s.grpc = grpcSide{server: s.newGRPC(), opening: make(map[*grpcConn]struct{}), open: make(map[*grpcConn]struct{})}
 		s.grpc.ending, s.grpc.end = context.WithCancel(context.Background())
 	}
 	server := s.grpc.server
@@ -410,6 +411,11 @@ func (c *call) authenticate() (*mq.Principal, error) {
 	who, err := c.srv.opt.Auth.AuthenticateRequest(&c.signed, known, c.conn.remote)
 	if who != known {
 		c.conn.who.Store(who)
+	}
+	if who != nil && c.conn.sender.Load() != who {
+		if c.conn.sender.Store(who); who.Ended() { // closeRevoked has not seen it
+			_ = c.conn.Close()
+		}
 	}
 	if err != nil {
 		c.srv.Stats.AuthFailed[GRPC].Add(1)

@@ -42,7 +42,7 @@ func (s *Server) opens(c *grpcConn) bool {
 	if s.closing.Load() {
 		return false
 	}
-	s.grpc.opening[c] = struct{}{}
+	s.grpc.opening[c], s.grpc.open[c] = struct{}{}, struct{}{}
 	return true
 }
 
@@ -69,8 +69,9 @@ type grpcConn struct {
 	called atomic.Bool // there was a call
 	late   *time.Timer // ends the connection if there is none; set with the handshake
 
-	who   atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
-	noted atomic.Bool                  // that a request was refused is in the log
+	who    atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
+	sender atomic.Pointer[mq.Principal] // the last one that was right, for closeRevoked
+	noted  atomic.Bool                  // that a request was refused is in the log
 }
 
 // Read implements net.Conn.
@@ -111,7 +112,10 @@ func (c *grpcConn) use() {
 
 // Close implements net.Conn.
 func (c *grpcConn) Close() error {
-	c.srv.opened(c)
+	c.srv.mu.Lock()
+	delete(c.srv.grpc.opening, c)
+	delete(c.srv.grpc.open, c)
+	c.srv.mu.Unlock()
 	return c.Conn.Close()
 }
 

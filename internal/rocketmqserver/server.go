@@ -160,6 +160,7 @@ func New(opt Options) (*Server, error) {
 		s.tls = conf
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.broker.OnRevoked(s.closeRevoked)
 	return s, nil
 }
 
