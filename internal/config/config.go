@@ -111,7 +111,7 @@ type Limits struct {
 	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT and of each RocketMQ protocol; 0: as many as file descriptors allow, besides those the store needs"`
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ request to arrive"`
-	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	FailedLogins          int           `key:"failed-logins" min:"0" doc:"with a wrong password, per minute, user and address (IPv6: /64), then refused; 10 times as many of all users; 0: no limit"`
 	Delayed               int           `key:"delayed" min:"0" doc:"messages that wait for their delivery time; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
 	Subscriptions         int           `key:"subscriptions" min:"0" doc:"of one client; 0: no limit"`
