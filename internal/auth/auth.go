@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,8 +31,9 @@ type Options struct {
 	// users may have any. %u is the user name, * at the end is any rest, %% is a
 	// percent sign.
 	UserClientIDs []string
-	// FailuresPerMinute is how many failed log-ins an address (of IPv6, a /64)
-	// may make per minute, at once or spread out; 0: no limit.
+	// FailuresPerMinute is how many log-ins of one user with a wrong password an
+	// address (of IPv6, a /64) may make per minute, at once or spread out; 0: no
+	// limit. See failures for what that means for many users.
 	FailuresPerMinute int
 	Logger            *slog.Logger // nil: silent
 }
@@ -161,7 +163,7 @@ var (
 	errBadCredentials = &mq.Error{Code: mq.BadCredentials, Text: mq.BadCredentials.String()}
 	errTooMany        = &mq.Error{
 		Code: mq.TooManyAttempts,
-		Text: "too many failed logins from this address; try again in a minute",
+		Text: "too many failed logins of this user, or of many users, from this address; try again in a minute",
 	}
 )
 
@@ -184,24 +186,17 @@ func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Princip
 	if err != nil {
 		return nil, err
 	}
-	if err := a.admit(c, a.devices.password); err != nil {
-		return nil, err
-	}
 	p, err := check(ctx, now, c)
 	switch {
 	case err != nil:
 		return nil, err
 	case p == nil:
-		now.failures.add(c.Remote, time.Now())
 		return nil, errBadCredentials
 	case p.Standing.Ended(): // while the password was hashed
 		return nil, errBadCredentials
 	}
 	if err := now.checkUserClientID(p, c.Assigned); err != nil {
 		return nil, err
-	}
-	if now.failures != nil {
-		a.devices.add(c, a.devices.password(c))
 	}
 	return p, nil
 }
@@ -218,10 +213,9 @@ func (p *policy) checkClientID(id string) error {
 	return nil
 }
 
-// admit refuses an address with too many failed log-ins, except for a device
-// that has logged in from there with the same. shown is asked only then.
-func (a *Auth) admit(c *mq.Credentials, shown func(*mq.Credentials) digest) error {
-	if a.policy.Load().failures.limited(c.Remote, time.Now()) && !a.devices.has(c, shown(c)) {
+// admit refuses a user with too many failed log-ins at an address.
+func (p *policy) admit(user string, from netip.Addr) error {
+	if p.failures.limited(user, from, time.Now()) {
 		return errTooMany
 	}
 	return nil

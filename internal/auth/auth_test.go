@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
@@ -222,8 +220,8 @@ func TestGroupClientID(t *testing.T) {
 // A password is hashed once, also wrong and unknown ones are hashed.
 func TestPasswordCache(t *testing.T) {
 	a := newAuth(t, Options{UsersFile: usersFile(t, hashed(t, "alice", "wonder"))})
-	full := make(chan struct{}) // no free slot: whoever must hash waits for ctx
-	a.passwords.slots = full
+	full := newHashQueue(0) // no free core: whoever must hash waits for ctx
+	a.passwords.queue = full
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 
@@ -232,10 +230,10 @@ func TestPasswordCache(t *testing.T) {
 		return err
 	}
 	wantCode(t, try("alice", "wonder"), mq.Overloaded)
-	a.passwords.slots = make(chan struct{}, 1)
+	a.passwords.queue = newHashQueue(1)
 	_, err := a.Authenticate(t.Context(), login("c", "alice", "wonder"))
 	wantCode(t, err, mq.OK)
-	a.passwords.slots = full
+	a.passwords.queue = full
 	wantCode(t, try("alice", "wonder"), mq.OK)
 	wantCode(t, try("alice", "wander"), mq.Overloaded)
 	wantCode(t, try("bob", "wonder"), mq.Overloaded)
@@ -256,67 +254,6 @@ func TestDummyHash(t *testing.T) {
 	if err := bcrypt.CompareHashAndPassword(h, []byte("x")); !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 		t.Fatal(err)
 	}
-}
-
-func TestFailuresLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAuth(t, Options{AccessKeys: []AccessKey{{"AK", "XXXXX"}}, FailuresPerMinute: 3})
-		from := func(addr, id, secret string) error {
-			c := login(id, "Signature|AK|i", Sign(secret, id))
-			c.Remote = netip.MustParseAddr(addr)
-			_, err := a.Authenticate(t.Context(), c)
-			return err
-		}
-		for range 100 { // successes cost nothing
-			wantCode(t, from("192.0.2.1", "known", "XXXXX"), mq.OK)
-		}
-		for range 3 {
-			wantCode(t, from("192.0.2.1", "evil", "bad"), mq.BadCredentials)
-		}
-		wantCode(t, from("192.0.2.1", "evil", "bad"), mq.TooManyAttempts)
-		wantCode(t, from("192.0.2.1", "evil", "XXXXX"), mq.TooManyAttempts) // no oracle
-		wantCode(t, from("::ffff:192.0.2.1", "evil", "XXXXX"), mq.TooManyAttempts)
-		wantCode(t, from("192.0.2.2", "evil", "XXXXX"), mq.OK)
-
-		// A device that was there before is let in, until somebody guesses.
-		wantCode(t, from("192.0.2.1", "known", "XXXXX"), mq.OK)
-		wantCode(t, from("192.0.2.1", "known", "bad"), mq.TooManyAttempts)
-		wantCode(t, from("192.0.2.1", "known", "XXXXX"), mq.TooManyAttempts)
-
-		time.Sleep(21 * time.Second) // a third of a minute: one try
-		wantCode(t, from("192.0.2.1", "evil", "bad"), mq.BadCredentials)
-		wantCode(t, from("192.0.2.1", "evil", "bad"), mq.TooManyAttempts)
-		time.Sleep(time.Hour)
-		for range 3 {
-			wantCode(t, from("192.0.2.1", "evil", "bad"), mq.BadCredentials)
-		}
-		wantCode(t, from("192.0.2.1", "evil", "bad"), mq.TooManyAttempts)
-
-		for i := range 3 { // one /64
-			wantCode(t, from([]string{"2001:db8::1", "2001:db8::2", "2001:db8::ffff:0:1"}[i], "evil", "bad"), mq.BadCredentials)
-		}
-		wantCode(t, from("2001:db8::9", "evil", "XXXXX"), mq.TooManyAttempts)
-		wantCode(t, from("2001:db8:0:1::9", "evil", "XXXXX"), mq.OK)
-
-		// Mistakes of form are told again and again.
-		for range 10 {
-			c := login("x", "Token|AK|i", "R|x")
-			c.Remote = netip.MustParseAddr("192.0.2.3")
-			_, err := a.Authenticate(t.Context(), c)
-			wantCode(t, err, mq.BadCredentials)
-		}
-	})
-}
-
-func TestFailuresOfUsersAreLimited(t *testing.T) {
-	a := newAuth(t, Options{UsersFile: usersFile(t, hashed(t, "alice", "wonder")), FailuresPerMinute: 2})
-	for range 2 {
-		_, err := a.Authenticate(t.Context(), login("c", "alice", "bad"))
-		wantCode(t, err, mq.BadCredentials)
-	}
-	a.passwords.slots = nil // whoever hashes now hangs
-	_, err := a.Authenticate(t.Context(), login("c", "alice", "wonder"))
-	wantCode(t, err, mq.TooManyAttempts)
 }
 
 func TestFailuresUnlimited(t *testing.T) {

@@ -136,7 +136,7 @@ func (e *exchange) final(message string) (string, error) {
 		return "", e.refuse(err, "client ID")
 	}
 	if now.failures != nil {
-		e.auth.devices.add(&e.who, e.shown(nil))
+		e.auth.devices.add(&e.who, e.user.Name)
 	}
 	e.principal = p
 	return reply, nil
@@ -202,7 +202,8 @@ func (e *exchange) makeKeys() error {
 	if !ok {
 		var made scram.StoredCredentials
 		var failed error
-		err := e.auth.passwords.slots.run(e.ctx, e.admit, func() { made, failed = makeKeys(password, e.factors) })
+		trusted := e.auth.policy.Load().failures.trusted(prepareName(e.name), e.who.Remote, time.Now())
+		err := e.auth.passwords.queue.run(e.ctx, e.who.Remote, trusted, e.admit, func() { made, failed = makeKeys(password, e.factors) })
 		if err != nil {
 			return err
 		}
@@ -219,10 +220,15 @@ func (e *exchange) makeKeys() error {
 	return nil
 }
 
-// admit refuses when the address has too many failed log-ins.
-func (e *exchange) admit() error { return e.auth.admit(&e.who, e.shown) }
-
-func (e *exchange) shown(*mq.Credentials) digest { return e.auth.devices.scram(e.name) }
+// admit refuses when the user has too many failed log-ins at the address, unless the
+// device has been here before.
+func (e *exchange) admit() error {
+	err := e.auth.policy.Load().admit(prepareName(e.name), e.who.Remote)
+	if err != nil && e.user.Name != "" && e.auth.devices.has(&e.who, e.user.Name) {
+		return nil
+	}
+	return err
+}
 
 // refuse logs why a login was refused, without anything that could be secret.
 func (e *exchange) refuse(err *mq.Error, why string) *mq.Error {
@@ -233,11 +239,11 @@ func (e *exchange) refuse(err *mq.Error, why string) *mq.Error {
 
 // fail refuses, and counts.
 func (e *exchange) fail(err *mq.Error, why string) *mq.Error {
-	now, failures := time.Now(), e.auth.policy.Load().failures
-	if failures.limited(e.who.Remote, now) {
+	now, failures, name := time.Now(), e.auth.policy.Load().failures, prepareName(e.name)
+	if failures.limited(name, e.who.Remote, now) {
 		e.auth.devices.forget(&e.who)
 		err = errTooMany
 	}
-	failures.add(e.who.Remote, now)
+	failures.add(name, e.who.Remote, now)
 	return e.refuse(err, why)
 }

@@ -79,7 +79,7 @@ func (a *Auth) newPolicy(o *Options, made compiled, users *userTable, old *polic
 		failures:      old.failures,
 	}
 	if o.FailuresPerMinute != old.perMinute {
-		p.failures = newFailures(o.FailuresPerMinute)
+		p.failures = newFailures(o.FailuresPerMinute, a.key)
 	}
 	for _, k := range o.AccessKeys {
 		if had, ok := old.keys[k.Key]; ok && string(had.secret) == k.Secret {

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/homing-mq/homing/internal/mq"
 )
@@ -24,7 +23,7 @@ var (
 
 // AuthenticateRequest implements mq.RequestAuthenticator: access keys sign, as
 // in signature logins.
-func (a *Auth) AuthenticateRequest(r mq.SignedRequest, known *mq.Principal, remote netip.Addr) (*mq.Principal, error) {
+func (a *Auth) AuthenticateRequest(r mq.SignedRequest, _ *mq.Principal, _ netip.Addr) (*mq.Principal, error) {
 	name, now := r.AccessKey(), a.policy.Load()
 	switch {
 	case now.open, len(name) == 0 && now.anonymous:
@@ -34,38 +33,12 @@ func (a *Auth) AuthenticateRequest(r mq.SignedRequest, known *mq.Principal, remo
 	case len(now.keys) == 0:
 		return nil, errNoKeys
 	}
-	familiar := known != nil && known.AccessKey == string(name)
-	if !familiar {
-		if err := a.admit(requestOf(name, remote), a.devices.request); err != nil {
-			return nil, err
-		}
-	}
 	k, found := now.keys[string(name)]
 	if !found {
 		k = a.noKey // same work, never right
 	}
 	if !r.SignedWith(k.secret) || !found {
-		now.failures.add(remote, time.Now())
-		if now.failures.limited(remote, time.Now()) {
-			a.devices.forget(requestOf(name, remote))
-		}
 		return nil, errBadSignature
 	}
-	if !familiar && now.failures != nil {
-		c := requestOf(name, remote)
-		a.devices.add(c, a.devices.request(c))
-	}
 	return k.owner, nil
-}
-
-// requestOf makes the sender of signed requests known as a device that has the
-// access key in place of a client ID.
-func requestOf(accessKey []byte, remote netip.Addr) *mq.Credentials {
-	return &mq.Credentials{ClientID: string(accessKey), Remote: remote}
-}
-
-// request is what a signed request shows before its signature is checked: the
-// access key.
-func (d *knownDevices) request(c *mq.Credentials) digest {
-	return d.key.sum("shown request", []byte(c.ClientID))
 }

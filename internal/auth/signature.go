@@ -28,7 +28,21 @@ func signedWith(secret, clientID string, password []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(Sign(secret, clientID)), password) == 1
 }
 
+// signsClientID is signedWith, but for client IDs whose signature could be one of
+// something else.
+func signsClientID(secret, clientID string, password []byte) bool {
+	return signedWith(secret, clientID, password) && !mq.SignedElsewhere([]byte(clientID))
+}
+
+// errAmbiguous refuses a client ID that RocketMQ clients sign in other places.
+var errAmbiguous = &mq.Error{
+	Code: mq.BadClientID, Text: "a client ID that looks like a date (20060102T150405Z), or has control characters or {\", cannot be used with a signature",
+}
+
 func (a *Auth) checkSignature(_ context.Context, now *policy, c *mq.Credentials) (*mq.Principal, error) {
+	if mq.SignedElsewhere([]byte(c.ClientID)) {
+		return nil, errAmbiguous
+	}
 	accessKey, _, _ := strings.Cut(c.Username[len(signaturePrefix):], "|")
 	k, known := now.keys[accessKey]
 	if !known {

@@ -109,22 +109,30 @@ func (a *Auth) checkUser(ctx context.Context, now *policy, c *mq.Credentials) (*
 	u := t.byName[c.Username]
 	principal := &mq.Principal{Kind: mq.KindUser, ClientID: c.ClientID, User: u.Name, Standing: t.standing[u.Name]} // its string is shared
 	hash := t.dummy
-	switch {
-	case u.Secret != "":
-		if a.isSecret(u.Secret, c.Password) || signedWith(u.Secret, c.ClientID, c.Password) {
-			return principal, nil
-		}
-	case u.Hash != "" && len(c.Password) <= maxPassword:
+	if u.Hash != "" && len(c.Password) <= maxPassword {
 		if a.passwords.known(u.Name, u.Hash, c.Password) {
 			return principal, nil
 		}
 		hash = []byte(u.Hash)
 	}
-	right, err := a.passwords.compare(ctx, hash, c.Password[:min(len(c.Password), maxPassword)], func() error {
-		return a.admit(c, a.devices.password)
-	})
-	if err != nil || !right || u.Hash == "" {
+	admit := func() error { return now.admit(c.Username, c.Remote) }
+	if err := admit(); err != nil {
 		return nil, err
+	}
+	if u.Secret != "" && (a.isSecret(u.Secret, c.Password) || signsClientID(u.Secret, c.ClientID, c.Password)) {
+		return principal, nil
+	}
+	right := false
+	trusted := now.failures.trusted(c.Username, c.Remote, time.Now())
+	err := a.passwords.queue.run(ctx, c.Remote, trusted, admit, func() {
+		right = bcrypt.CompareHashAndPassword(hash, c.Password[:min(len(c.Password), maxPassword)]) == nil
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !right || u.Hash == "" || len(c.Password) > maxPassword:
+		now.failures.add(c.Username, c.Remote, time.Now())
+		return nil, nil
 	}
 	a.passwords.remember(u.Name, u.Hash, c.Password)
 	return principal, nil

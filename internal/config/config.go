@@ -115,7 +115,7 @@ type Limits struct {
 	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT, of each RocketMQ protocol and HTTP; 0: as many as file descriptors allow"`
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ or HTTP request to arrive"`
-	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	FailedLogins          int           `key:"failed-logins" min:"0" doc:"with a wrong password, per minute, user and address (IPv6: /64), then refused; 10 times as many of all users; 0: no limit"`
 	Inboxes               int           `key:"inboxes" min:"0" doc:"clients and shared subscriptions with messages waiting; 0: no limit. About 150 bytes of memory each, besides the name"`
 	InboxNameBytes        Size          `key:"inbox-name-bytes" min:"0" doc:"of the names of these, which are in memory; 0: no limit"`
 	Share                 int           `key:"share" min:"1" max:"100" doc:"percent of each limit on all clients that one user, access key, or client without a login may take"`

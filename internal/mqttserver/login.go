@@ -76,9 +76,20 @@ func (c *conn) credentials(as *entrant) *mq.Credentials {
 func (c *conn) rejectLogin(err error, id string, b *broker.Batch) error {
 	code, told := refusal(err)
 	c.setReason("CONNECT refused: " + err.Error())
-	c.srv.Stats.AuthFailed.Add(1)
+	c.srv.Stats.countLogin(code)
 	c.principal = &mq.Principal{ClientID: id}
 	return c.reject(connackCode(code, c.version), told, b)
+}
+
+// countLogin counts a refused login by why it was refused.
+func (s *Stats) countLogin(code mq.Code) {
+	s.AuthFailed.Add(1)
+	switch code {
+	case mq.TooManyAttempts:
+		s.AuthTooMany.Add(1)
+	case mq.Overloaded:
+		s.AuthBusy.Add(1)
+	}
 }
 
 // refusal is what an error of an authenticator means, and what of it the client
@@ -234,7 +245,7 @@ func (c *conn) relogin(l *login, data []byte, w *worker) error {
 	case err != nil:
 		why, told := refusal(err)
 		c.setReason("re-authentication failed: " + err.Error())
-		c.srv.Stats.AuthFailed.Add(1)
+		c.srv.Stats.countLogin(why)
 		return &mqtt.Error{Code: disconnectCode(why), Text: told}
 	case done && *l.exchange.Principal() != *c.principal:
 		return errAuthOther

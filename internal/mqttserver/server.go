@@ -58,15 +58,18 @@ type Stats struct {
 	OverLimit  atomic.Uint64 // connections closed by a connection limit
 	Misled     atomic.Uint64 // connections of a load balancer without a right header
 	Refused    atomic.Uint64 // CONNECTs answered with an error
-	AuthFailed atomic.Uint64
-	Panics     atomic.Uint64
-	Unsettled  atomic.Uint64 // takeovers that did not wait for all of the old connection's input
-	Workers    atomic.Int64  // read buffers in use: by connections with input, not by waiting ones
-	Blocked    atomic.Uint64 // writes that met a full socket
-	BytesIn    atomic.Uint64
-	BytesOut   atomic.Uint64
-	Packets    [16]atomic.Uint64 // received, by type
-	Sent       [16]atomic.Uint64 // by type
+	AuthFailed atomic.Uint64 // of Refused: the login, for whatever reason
+	// AuthTooMany and AuthBusy are those of AuthFailed that were not looked at:
+	// there were too many wrong logins, or too many at once.
+	AuthTooMany, AuthBusy atomic.Uint64
+	Panics                atomic.Uint64
+	Unsettled             atomic.Uint64 // takeovers that did not wait for all of the old connection's input
+	Workers               atomic.Int64  // read buffers in use: by connections with input, not by waiting ones
+	Blocked               atomic.Uint64 // writes that met a full socket
+	BytesIn               atomic.Uint64
+	BytesOut              atomic.Uint64
+	Packets               [16]atomic.Uint64 // received, by type
+	Sent                  [16]atomic.Uint64 // by type
 }
 
 // Server is the MQTT gateway. Listeners are added with the Serve methods.

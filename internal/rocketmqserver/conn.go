@@ -354,4 +354,16 @@ type signedCommand struct {
 func (s *signedCommand) AccessKey() []byte { return s.ext.Get(rocketmq.KeyAccessKey) }
 
 // SignedWith implements mq.SignedRequest.
-func (s *signedCommand) SignedWith(secret []byte) bool { return rocketmq.Verify(secret, s.ext, s.body) }
+func (s *signedCommand) SignedWith(secret []byte) bool {
+	return s.isRequest() && rocketmq.Verify(secret, s.ext, s.body)
+}
+
+// isRequest reports whether what is signed can be nothing but a request.
+func (s *signedCommand) isRequest() bool {
+	for i := range s.ext {
+		if string(s.ext[i].Key) != rocketmq.KeySignature && mq.IsSignedRequest(s.ext[i].Value) {
+			return true
+		}
+	}
+	return mq.IsSignedRequest(s.body)
+}
