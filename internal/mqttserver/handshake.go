@@ -17,7 +17,7 @@ import (
 var errNoConnect = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "the first packet is not CONNECT"} // [MQTT-3.1.0-1] [MQTT3-3.1.0-1]
 
 // firstOfTLS is the first byte of TLS, a handshake record. It looks like a CONNECT
-// with flags, which it must not have.
+// with flags, which it must not have; but that is answered if it is one.
 const firstOfTLS = 0x16
 
 // handshake reads the CONNECT and answers it. On success c.sess is set.
@@ -34,7 +34,7 @@ func (c *conn) firstPacket(w *worker, first byte, body []byte) error {
 	if c.detail != nil && c.detail.login != nil {
 		return c.nextLogin(w, first, body)
 	}
-	if mqtt.TypeOf(first) != mqtt.CONNECT || first == firstOfTLS {
+	if mqtt.TypeOf(first) != mqtt.CONNECT || first == firstOfTLS && !bytes.HasPrefix(body, []byte{0, 4, 'M', 'Q'}) {
 		return errNoConnect
 	}
 	p := &w.connect
