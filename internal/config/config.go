@@ -9,6 +9,7 @@ import "time"
 //	enum     the allowed values
 //	min, max the bounds, in the form of the value
 //	example  lines that show how to fill an empty list
+//	single   a list of texts may be given as one text
 type Config struct {
 	Data     string   `key:"data" doc:"directory of the stored messages and sessions"`
 	Topics   []string `key:"topics" doc:"parent topics that may be used; empty: any" example:"[orders, devices]"`
@@ -50,7 +51,7 @@ type TLS struct {
 type Auth struct {
 	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name"`
 	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
-	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" example:"[\"%u\", \"%u-*\"]"`
+	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" single:"ok" example:"[\"%u\", \"%u-*\"]"`
 	SessionOwner string      `key:"session-owner" enum:"strict,clean,any" doc:"a client whose ID belongs to another login is refused, or gets a clean session, or all there is"`
 	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
 	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)"`

@@ -31,3 +31,11 @@ func TestQuotaSettings(t *testing.T) {
 		}
 	}
 }
+
+// TestOneText: a list that usually has one text may be given as that.
+func TestOneText(t *testing.T) {
+	c, err := Load(Sources{Set: []string{`auth.client-id="%u"`}})
+	if err != nil || len(c.Auth.ClientID) != 1 || c.Auth.ClientID[0] != "%u" {
+		t.Errorf("%v, %v", c, err)
+	}
+}
