@@ -75,6 +75,7 @@ type Server struct {
 	cancel context.CancelFunc
 
 	limiter *gateway.Limiter
+	message mq.Limits    // of one; a packet is measured before it has arrived
 	large   atomic.Int32 // strangers with a large CONNECT under way
 
 	mu        sync.Mutex // guards the fields below
@@ -96,6 +97,7 @@ func New(opt Options) *Server {
 		opt.Turns = &gateway.Turns{}
 	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
+	s.message = mq.Limits{TopicLength: opt.TopicLength, MaxQoS: mq.QoS(opt.MaxQoS), StrictText: opt.StrictUTF8}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s

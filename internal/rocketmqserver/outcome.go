@@ -50,7 +50,6 @@ var (
 	badMessage  = outcomes[mq.Malformed]
 	badBody     = outcomes[mq.BadPayload]
 	tooLarge    = outcomes[mq.TooLarge]
-	badQoS      = outcomes[mq.QoSTooHigh]
 	badDelay    = outcome{rocketmq.MessageIllegal, pb.Code_ILLEGAL_DELIVERY_TIME, mq.DropBadMessage, ""}
 	noTopic     = outcome{rocketmq.TopicNotExist, pb.Code_TOPIC_NOT_FOUND, mq.DropNotAuthorized, ""}
 	unsupported = outcome{rocketmq.MessageIllegal, pb.Code_UNSUPPORTED, mq.DropBadMessage, ""}

@@ -33,7 +33,7 @@ func TestShownTopics(t *testing.T) {
 	remoting.secret = "SK"
 	grpc := r.producer()
 	date := "20260101T000000Z"
-	const to, real, multi = keySecondTopic, keyRealTopic, keyMultiDispatch
+	const to, shown, multi = keySecondTopic, keyRealTopic, keyMultiDispatch
 	for _, x := range []struct {
 		name  string
 		topic string // "": orders
@@ -44,25 +44,25 @@ func TestShownTopics(t *testing.T) {
 		plain string // the same of who has subscribed to all
 	}{
 		{name: "no other topic", kv: []string{to, "/p2p/dev1"}, shown: "orders/p2p/dev1"},
-		{name: "allowed", kv: []string{to, "/p2p/dev1", real, "/shown/x"}, shown: "orders/shown/x"},
-		{name: "P2P", kv: []string{to, "/p2p/dev1", real, "p2p/dev1/x"}, shown: "orders/p2p/dev1/x"},
-		{name: "not allowed", kv: []string{to, "/p2p/dev1", real, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "as if for another client", kv: []string{to, "/p2p/dev1", real, "p2p/dev2"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "the parent topic alone", kv: []string{to, "/p2p/dev1", real, "/"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "for no client", kv: []string{to, "/p2p/dev1", real, "p2p/"}, want: mq.BadTopic, drop: mq.DropBadTopic},
-		{name: "twice, the last counts", kv: []string{to, "/p2p/dev1", real, "shown/x", real, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "delayed", kv: []string{to, "/p2p/dev1", real, "secret", "TIMER_DELAY_MS", "1"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "at a time", kv: []string{to, "/p2p/dev1", real, "secret", "TIMER_DELIVER_MS", "1"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "QoS 0", kv: []string{to, "/p2p/dev1", real, "secret", "qoslevel", "0"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "QoS 2", kv: []string{to, "/p2p/dev1", real, "secret", "qoslevel", "2"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "allowed", kv: []string{to, "/p2p/dev1", shown, "/shown/x"}, shown: "orders/shown/x"},
+		{name: "P2P", kv: []string{to, "/p2p/dev1", shown, "p2p/dev1/x"}, shown: "orders/p2p/dev1/x"},
+		{name: "not allowed", kv: []string{to, "/p2p/dev1", shown, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "as if for another client", kv: []string{to, "/p2p/dev1", shown, "p2p/dev2"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "the parent topic alone", kv: []string{to, "/p2p/dev1", shown, "/"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "for no client", kv: []string{to, "/p2p/dev1", shown, "p2p/"}, want: mq.BadTopic, drop: mq.DropBadTopic},
+		{name: "twice, the last counts", kv: []string{to, "/p2p/dev1", shown, "shown/x", shown, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "delayed", kv: []string{to, "/p2p/dev1", shown, "secret", "TIMER_DELAY_MS", "1"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "at a time", kv: []string{to, "/p2p/dev1", shown, "secret", "TIMER_DELIVER_MS", "1"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "QoS 0", kv: []string{to, "/p2p/dev1", shown, "secret", "qoslevel", "0"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "QoS 2", kv: []string{to, "/p2p/dev1", shown, "secret", "qoslevel", "2"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "levels behind the client ID", kv: []string{to, "/p2p/dev1/a/b"}, shown: "orders/p2p/dev1/a/b"},
 		{name: "levels that are not allowed", kv: []string{to, "/p2p/dev1/closed/a"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "another client", kv: []string{to, "/p2p/dev2"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "several", kv: []string{multi, "%LMQ%%p2p%dev1%,%LMQ%news%1"}, shown: "orders/p2p/dev1", plain: "news/1"},
 		{name: "several, one not allowed", kv: []string{multi, "%LMQ%%p2p%dev1%,%LMQ%news%2"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "several, the first not allowed", kv: []string{multi, "%LMQ%news%2,%LMQ%%p2p%dev1%"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "several, with a shown topic", kv: []string{multi, "%LMQ%news%1,%LMQ%%p2p%dev1%", real, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
-		{name: "one of several, with a shown topic", kv: []string{multi, "%LMQ%%p2p%dev1%", real, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "several, with a shown topic", kv: []string{multi, "%LMQ%news%1,%LMQ%%p2p%dev1%", shown, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
+		{name: "one of several, with a shown topic", kv: []string{multi, "%LMQ%%p2p%dev1%", shown, "secret"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "several, one statistics", kv: []string{multi, "%LMQ%%p2p%dev1%,%LMQ%$SYS%x"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "statistics", topic: "$SYS", kv: []string{to, "broker/uptime"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
 		{name: "in a namespace", topic: "MQ_INST_x%secret", kv: []string{to, "/p2p/dev1"}, want: mq.NotAuthorized, drop: mq.DropNotAuthorized},
