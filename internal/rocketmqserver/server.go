@@ -70,6 +70,7 @@ type Stats struct {
 	Accepted   [Protocols]atomic.Uint64 // connections
 	OverLimit  [Protocols]atomic.Uint64 // connections closed by a limit
 	AuthFailed [Protocols]atomic.Uint64 // requests
+	Resetting  atomic.Uint64            // gRPC connections closed because their calls were reset at once
 	Requests   [Protocols]atomic.Uint64
 	Accepts    [Protocols]atomic.Uint64 // messages answered with SEND_OK
 	Refuses    [Protocols]atomic.Uint64 // messages answered with anything else
