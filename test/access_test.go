@@ -83,8 +83,8 @@ type accessWorld struct {
 	n   int
 }
 
-func newAccessWorld(t *testing.T) *accessWorld {
-	w := &accessWorld{server: newServer(t)}
+func newAccessWorld(t *testing.T, settings ...string) *accessWorld {
+	w := &accessWorld{server: newServer(t, settings...)}
 	w.config = accessConfig
 	w.addr["rocketmq"], w.addr["rocketmq-grpc"] = "127.0.0.1:0", "127.0.0.1:0"
 	for _, user := range []string{"alice", "operator"} {

@@ -82,7 +82,7 @@ var (
 	descQueued      = desc("store_queued_bytes", "Bytes that wait to be written.")
 	descRocketConns = desc("rocketmq_connections", "Open connections of RocketMQ clients.", "protocol")
 	descRocketNew   = desc("rocketmq_connections_accepted_total", "Accepted connections of RocketMQ clients.", "protocol")
-	descRocketBad   = desc("rocketmq_refused_total", "Refused RocketMQ connections (limit) and requests (credentials).", "protocol", "reason")
+	descRocketBad   = desc("rocketmq_refused_total", "Refused RocketMQ connections (limit; resets: over 200 reset calls a second) and requests (credentials).", "protocol", "reason")
 	descRocketReqs  = desc("rocketmq_requests_total", "Requests of RocketMQ clients.", "protocol")
 	descRocketSends = desc("rocketmq_messages_total", "Messages of RocketMQ clients: answered with SEND_OK, or refused.", "protocol", "outcome")
 	descRocketBytes = desc("rocketmq_bytes_total", "Bytes of remoting connections.", "direction")
@@ -223,6 +223,9 @@ func (c *collector) collectRocketMQ(gauge func(*prometheus.Desc, int64, ...strin
 		count(descRocketBad, r.OverLimit[p].Load(), name, "limit")
 		count(descRocketBad, r.Misled[p].Load(), name, "proxy-header")
 		count(descRocketBad, r.AuthFailed[p].Load(), name, "credentials")
+		if p == rocketmqserver.GRPC {
+			count(descRocketBad, r.Resetting.Load(), name, "resets")
+		}
 		count(descRocketReqs, r.Requests[p].Load(), name)
 		count(descRocketSends, r.Accepts[p].Load(), name, "ok")
 		count(descRocketSends, r.Refuses[p].Load(), name, "refused")

@@ -105,17 +105,29 @@ func (b *Broker) Permits(src Source, m *mq.Message) mq.Code {
 	return code
 }
 
-// permits says whether the source may publish m now, or why not.
+// permits says whether the source may publish m now, or why not. What a receiver
+// sees must be permitted, too, as it goes by that.
 func (b *Broker) permits(src Source, m *mq.Message, kind mq.TopicKind) (mq.DropReason, mq.Code) {
+	why, code := b.permitsTopic(src, m.Topic, kind)
+	if code == mq.OK && len(m.RealTopic) > 0 {
+		shown, _ := mq.ParseTopic(m.RealTopic)
+		why, code = b.permitsTopic(src, m.RealTopic, shown)
+	}
+	if code == mq.OK && b.closing.Load() {
+		return mq.DropShutdown, mq.ShuttingDown
+	}
+	return why, code
+}
+
+// permitsTopic says whether the source may publish to a topic of that kind.
+func (b *Broker) permitsTopic(src Source, topic []byte, kind mq.TopicKind) (mq.DropReason, mq.Code) {
 	switch {
 	case kind == mq.TopicBadP2P:
 		return mq.DropBadTopic, mq.BadTopic
 	case kind == mq.TopicInvalid:
 		return mq.DropBadTopic, mq.Malformed
-	case kind == mq.TopicSystem && isServerTopic(m.Topic), !b.auth.Allow(src.Principal, mq.Publish, m.Topic):
+	case kind == mq.TopicSystem && isServerTopic(topic), !b.auth.Allow(src.Principal, mq.Publish, topic):
 		return mq.DropNotAuthorized, mq.NotAuthorized
-	case b.closing.Load():
-		return mq.DropShutdown, mq.ShuttingDown
 	}
 	return 0, mq.OK
 }

@@ -87,7 +87,7 @@ type P2P struct {
 // MQTT is what the standard leaves to a server.
 type MQTT struct {
 	ResponseTopic string `key:"response-topic" doc:"response information for MQTT 5 clients: where they get answers unsubscribed; %c: client ID; \"\": none"`
-	StrictUTF8    bool   `key:"strict-utf8" doc:"refuse control and non-characters in topics, filters, client IDs and user names as malformed"`
+	StrictUTF8    bool   `key:"strict-utf8" doc:"refuse control and non-characters in topics (also of RocketMQ senders), filters, client IDs and user names as malformed"`
 }
 
 // RocketMQ is about the senders that use a RocketMQ SDK.
@@ -109,7 +109,7 @@ type Store struct {
 
 // Limits bound what clients may use.
 type Limits struct {
-	PacketSize            Size          `key:"packet-size" min:"1KiB" max:"256MiB" doc:"largest MQTT packet, of CONNECT 640KiB; and largest body of a RocketMQ message"`
+	PacketSize            Size          `key:"packet-size" min:"1KiB" max:"256MiB" doc:"largest MQTT packet, of CONNECT 640KiB; a RocketMQ message counts as the PUBLISH that it becomes"`
 	TopicLength           int           `key:"topic-length" min:"1" max:"65535" doc:"longest topic name in bytes"`
 	Inflight              int           `key:"inflight" min:"1" max:"65535" doc:"unacknowledged messages to a 3.1 or 3.1.1 client"`
 	ReceiveMaximum        int           `key:"receive-maximum" min:"1" max:"65535" doc:"unacknowledged messages from an MQTT 5 client, and sends under way of a RocketMQ connection"`

@@ -25,7 +25,8 @@ type Message struct {
 	Payload []byte
 	// RealTopic is the topic name that the target of a P2P message sees instead
 	// of Topic (contract section 3: mqttRealTopic); empty: it sees Topic. Only
-	// gateways that take such a wish set it.
+	// gateways that take such a wish set it. The sender must have the right to
+	// publish to both.
 	RealTopic []byte
 	// Props are the MQTT 5 properties that travel with the message (payload
 	// format, content type, response topic, correlation data, user

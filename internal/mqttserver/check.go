@@ -4,11 +4,24 @@ import (
 	"bytes"
 	"unicode/utf8"
 
+	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
 
 // textMark is the payload format indicator that says UTF-8.
 var textMark = mqtt.AppendPayloadFormat(nil, true)
+
+// limitErrors are what ends the connection of who sends a message over a limit.
+var limitErrors = [...]*mqtt.Error{
+	mq.BreachTopicLength: errTopicLength, mq.BreachTopicText: errStrictText, mq.BreachQoS: errQoS, mq.BreachSize: errTooLarge,
+}
+
+// refuseOver counts a message over a limit and returns what ends its sender's
+// connection.
+func (c *conn) refuseOver(over mq.Breach) error {
+	c.srv.broker.Stats.Dropped[over.Drop()].Add(1)
+	return limitErrors[over]
+}
 
 // badPayload reports whether the payload is not the UTF-8 that the payload
 // format indicator in props, travelling properties in their wire encoding, says
@@ -22,25 +35,8 @@ func badPayload(props, payload []byte, scratch *mqtt.Properties) bool {
 	return err == nil && scratch.Has(mqtt.PropPayloadFormat) && scratch.PayloadFormat == 1
 }
 
-// strictText reports whether text, valid UTF-8, is without the code points that
-// a receiver may refuse: control characters and non-characters (5.0 section
-// 1.5.4, 3.1.1 section 1.5.3).
-func strictText(text []byte) bool {
-	for i := 0; i < len(text); {
-		r, size := rune(text[i]), 1
-		if r >= utf8.RuneSelf {
-			r, size = utf8.DecodeRune(text[i:])
-		}
-		switch {
-		case r < 0x20, r >= 0x7F && r <= 0x9F: // control characters
-			return false
-		case r >= 0xFDD0 && r <= 0xFDEF, r&0xFFFE == 0xFFFE: // non-characters
-			return false
-		}
-		i += size
-	}
-	return true
-}
+// strictText is mq.StrictText: of topic names mq.Limits asks for it.
+func strictText(text []byte) bool { return mq.StrictText(text) }
 
 // refusesText reports whether a string that names something is refused under
 // Options.StrictUTF8. Both standards let a receiver treat any packet with such a

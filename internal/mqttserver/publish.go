@@ -16,6 +16,7 @@ var (
 	errAliasUnknown = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "topic alias was not set"}
 	errSubIDSent    = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "a client sends no subscription identifier in PUBLISH"}
 	errTopicLength  = &mqtt.Error{Code: mqtt.CodeTopicNameInvalid, Text: "topic name is longer than limits.topic-length"}
+	errTooLarge     = &mqtt.Error{Code: mqtt.CodePacketTooLarge, Text: "with its topic the message is larger than any packet"}
 	errQoS          = &mqtt.Error{Code: mqtt.CodeQoSNotSupported, Text: "QoS over the server's maximum"}
 	errPayload      = &mqtt.Error{Code: mqtt.CodePayloadFormatInvalid, Text: "payload is not UTF-8, as its format indicator says"}
 )
@@ -33,27 +34,22 @@ func (c *conn) handlePublish(w *worker, first byte, body []byte) error {
 	if err := c.resolveAlias(p); err != nil {
 		return err
 	}
-	switch {
-	case len(p.SubscriptionIDs) > 0: // [MQTT-3.3.4-6]
+	if len(p.SubscriptionIDs) > 0 { // [MQTT-3.3.4-6]
 		return errSubIDSent
-	case len(p.Topic) > c.srv.opt.TopicLength:
-		return errTopicLength
-	case c.refusesText(p.Topic):
-		return errStrictText
-	case int(p.QoS) > c.srv.opt.MaxQoS: // [MQTT-3.2.2-11]
-		c.srv.broker.Stats.Dropped[mq.DropQoSTooHigh].Add(1)
-		return errQoS
+	}
+	m := &w.msg
+	*m = mq.Message{Topic: p.Topic, Payload: p.Payload, Props: p.Props, QoS: mq.QoS(p.QoS)}
+	if over := c.srv.message.Check(m); over != mq.BreachNone { // [MQTT-3.2.2-11]
+		return c.refuseOver(over)
+	}
+	switch {
 	case len(p.Props) > 0 && badPayload(p.Props, p.Payload, &w.props):
 		return c.refusePayload(p, &w.batch)
 	case c.isNotification(p.Topic):
 		c.answer(p, mq.DropNotAuthorized, mq.OK, &w.batch)
 		return nil
 	}
-	m := &w.msg
-	*m = mq.Message{
-		Topic: p.Topic, Payload: p.Payload, Props: p.Props, QoS: mq.QoS(p.QoS),
-		Retain: p.Retain && !isP2P(p.Topic), Keep: c.detail != nil && c.detail.session > 0,
-	}
+	m.Retain, m.Keep = p.Retain && !isP2P(p.Topic), c.detail != nil && c.detail.session > 0
 	if p.HasExpiry {
 		m.Expiry = c.srv.broker.Now(&w.batch) + int64(p.Expiry)*1000
 	}

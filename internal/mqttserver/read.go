@@ -298,6 +298,14 @@ func (c *conn) oversized(err error) error {
 	return nil
 }
 
+// noteOversized counts a message that is larger than a packet may be. first is the
+// first byte of the packet.
+func (c *conn) noteOversized(err error, first byte) {
+	if errors.Is(err, mqtt.ErrTooLarge) && c.connected.Load() && mqtt.TypeOf(first) == mqtt.PUBLISH {
+		c.srv.broker.Stats.Dropped[mq.BreachSize.Drop()].Add(1)
+	}
+}
+
 // strangerNoMore gives up what oversized has taken.
 func (c *conn) strangerNoMore() {
 	if c.detail != nil && c.detail.large {
@@ -333,6 +341,7 @@ func (c *conn) process(w *worker, handle handler, turn *gateway.Turn) error {
 		first, body, n, _, err := mqtt.Split(w.buf[w.start:w.end], c.readLimit())
 		if err != nil {
 			if err = c.oversized(err); err != nil {
+				c.noteOversized(err, w.buf[w.start])
 				return err
 			}
 			continue

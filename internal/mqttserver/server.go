@@ -86,6 +86,7 @@ type Server struct {
 
 	limiter    *gateway.Limiter
 	unfinished *gateway.Unfinished
+	message    mq.Limits    // of one; a packet is measured before it has arrived
 	large      atomic.Int32 // strangers with a large CONNECT under way
 
 	mu        sync.Mutex // guards the fields below
@@ -110,6 +111,7 @@ func New(opt Options) *Server {
 		opt.Web = gateway.NewWebPolicy(nil, opt.Log)
 	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
+	s.message = mq.Limits{TopicLength: opt.TopicLength, MaxQoS: mq.QoS(opt.MaxQoS), StrictText: opt.StrictUTF8}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
 	memory := opt.Memory
 	if memory <= 0 {

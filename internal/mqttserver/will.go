@@ -20,13 +20,14 @@ var (
 // left to that time: rules may change until then.
 func (c *conn) checkWill(w *mqtt.Will) error {
 	kind, _ := mq.ParseTopic(w.Topic)
+	over := c.srv.message.Check(&mq.Message{Topic: w.Topic, QoS: mq.QoS(w.QoS)})
 	format := w.Properties.Has(mqtt.PropPayloadFormat) && w.Properties.PayloadFormat == 1
 	switch {
-	case c.refusesText(w.Topic):
+	case over == mq.BreachTopicText:
 		return errStrictText
-	case kind == mq.TopicBadP2P, len(w.Topic) > c.srv.opt.TopicLength:
+	case kind == mq.TopicBadP2P, over == mq.BreachTopicLength:
 		return errWillTopic
-	case int(w.QoS) > c.srv.opt.MaxQoS: // [MQTT-3.2.2-12]
+	case over == mq.BreachQoS: // [MQTT-3.2.2-12]
 		return errWillQoS
 	case format && !utf8.Valid(w.Payload):
 		return errWillPayload

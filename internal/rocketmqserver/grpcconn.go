@@ -141,8 +141,9 @@ func (t sniffing) ServerHandshake(nc net.Conn) (net.Conn, credentials.AuthInfo, 
 	secure, err := t.handshake(c)
 	if err != nil {
 		c.noteFailure(err)
+		return nil, c, err
 	}
-	return secure, c, err
+	return newWatched(secure, c), c, nil
 }
 
 func (t sniffing) handshake(c *grpcConn) (net.Conn, error) {

@@ -198,9 +198,6 @@ func (t *translation) finish(topic, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if int(t.qos) > t.srv.opt.MaxQoS {
-		return refuse(badQoS, "property %s is %d, and this server takes %d at most (limits.qos)", keyQoS, t.qos, t.srv.opt.MaxQoS)
-	}
 	start, err := t.schedule()
 	if err != nil {
 		return err
@@ -277,8 +274,6 @@ func (t *translation) add(topic, parent []byte, m *mq.Message, key string, value
 		return refuse(badTopic, "topic %q cannot be an MQTT topic", clip(topic))
 	case kind == mq.TopicInvalid:
 		return refuse(badTopic, "property %s is %q, which gives no MQTT topic: no + or #, UTF-8, up to 65535 bytes", key, clip(value))
-	case len(topic) > t.srv.opt.TopicLength:
-		return refuse(badTopic, "the MQTT topic has %d bytes; this server takes %d (limits.topic-length)", len(topic), t.srv.opt.TopicLength)
 	}
 	one := *m
 	one.Topic = topic
@@ -286,13 +281,33 @@ func (t *translation) add(topic, parent []byte, m *mq.Message, key string, value
 		one.Keep = t.keep
 		if len(t.real) > 0 {
 			one.RealTopic = t.join(parent, t.real)
-			if !mq.ValidTopic(one.RealTopic) || len(one.RealTopic) > t.srv.opt.TopicLength {
+			if !mq.ValidTopic(one.RealTopic) {
 				return badProperty([]byte(keyRealTopic), t.real, "must be the rest of an MQTT topic")
 			}
 		}
 	}
+	if over := t.srv.message.Check(&one); over != mq.BreachNone {
+		return t.srv.refuseOver(over, &one)
+	}
 	t.messages = append(t.messages, one)
 	return nil
+}
+
+// refuseOver says which limit a message is over.
+func (s *Server) refuseOver(over mq.Breach, m *mq.Message) error {
+	as, l := outcomes[over.Code()], &s.message
+	as.drop = over.Drop()
+	switch over {
+	case mq.BreachTopicLength:
+		return refuse(as, "the MQTT topic has %d bytes; this server takes %d (limits.topic-length)", max(len(m.Topic), len(m.RealTopic)), l.TopicLength)
+	case mq.BreachTopicText:
+		return refuse(as, "the MQTT topic %q has a control character or non-character, which this server does not take (mqtt.strict-utf8)", clip(m.SeenTopic()))
+	case mq.BreachQoS:
+		return refuse(as, "property %s is %d, and this server takes %d at most (limits.qos)", keyQoS, m.QoS, l.MaxQoS)
+	case mq.BreachSize:
+		return refuse(as, "with its topic and properties the message is larger, %d bytes, than what this server takes (limits.packet-size)", m.PublishSize())
+	}
+	return refuse(as, "%v", over)
 }
 
 // maxDispatch bounds the topics of one message.

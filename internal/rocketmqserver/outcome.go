@@ -26,7 +26,7 @@ var outcomes = [...]outcome{
 	mq.NoTarget: {rocketmq.ConsumerNotOnline, pb.Code_NOT_FOUND, mq.DropOffline,
 		"the target is offline and the message is not kept, or it is larger than the target takes; with property cleansessionflag = false it is kept"},
 	mq.NotAuthorized: {rocketmq.NoPermission, pb.Code_FORBIDDEN, mq.DropNotAuthorized,
-		"no permission to publish to this topic; see auth.rules and topics in the server's configuration"},
+		"no permission to publish to this topic, or to the one that property mqttRealTopic shows; see auth.rules and topics in the server's configuration"},
 	mq.BadTopic:        {rocketmq.MessageIllegal, pb.Code_ILLEGAL_TOPIC, mq.DropBadTopic, "malformed topic"},
 	mq.InboxFull:       {rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropInboxFull, "the target's inbox is full"},
 	mq.StoreFull:       {rocketmq.ServiceNotAvailable, pb.Code_INTERNAL_SERVER_ERROR, mq.DropStoreFull, "the disk limit is reached"},
@@ -54,7 +54,6 @@ var (
 	badMessage  = outcomes[mq.Malformed]
 	badBody     = outcomes[mq.BadPayload]
 	tooLarge    = outcomes[mq.TooLarge]
-	badQoS      = outcomes[mq.QoSTooHigh]
 	badDelay    = outcome{rocketmq.MessageIllegal, pb.Code_ILLEGAL_DELIVERY_TIME, mq.DropBadMessage, ""}
 	noTopic     = outcome{rocketmq.TopicNotExist, pb.Code_TOPIC_NOT_FOUND, mq.DropNotAuthorized, ""}
 	unsupported = outcome{rocketmq.MessageIllegal, pb.Code_UNSUPPORTED, mq.DropBadMessage, ""}

@@ -38,6 +38,8 @@ type Options struct {
 	BodySize    int           // largest message body, bytes, also when it is not compressed any more
 	TopicLength int           // bytes
 	MaxQoS      int           // 0 to 2
+	PacketSize  int           // largest message as a PUBLISH of MQTT 5, bytes; 0: what MQTT allows
+	StrictUTF8  bool          // control characters and non-characters in topics are refused
 	MaxDelay    time.Duration // of a delayed message; 0: no limit
 	Unanswered  int           // sends under way of one connection; more are not read
 	ReadBytes   int64         // memory for large requests that are arriving; at least BodySize and 64 KiB
@@ -71,6 +73,7 @@ type Stats struct {
 	OverLimit  [Protocols]atomic.Uint64 // connections closed by a limit
 	Misled     [Protocols]atomic.Uint64 // connections of a load balancer without a right header
 	AuthFailed [Protocols]atomic.Uint64 // requests
+	Resetting  atomic.Uint64            // gRPC connections closed because their calls were reset at once
 	Requests   [Protocols]atomic.Uint64
 	Accepts    [Protocols]atomic.Uint64 // messages answered with SEND_OK
 	Refuses    [Protocols]atomic.Uint64 // messages answered with anything else
@@ -115,6 +118,8 @@ type Server struct {
 	tls       *tls.Config
 	Stats     Stats
 
+	message mq.Limits // of each one
+
 	closing atomic.Bool // sends are refused: try elsewhere
 	offset  atomic.Int64
 	large   [2]*semaphore.Weighted // see room
@@ -142,6 +147,7 @@ func New(opt Options) (*Server, error) {
 	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
 	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}
 	s.opt = opt
+	s.message = mq.Limits{TopicLength: opt.TopicLength, PacketSize: opt.PacketSize, MaxQoS: mq.QoS(opt.MaxQoS), StrictText: opt.StrictUTF8}
 	places := opt.Places
 	if places == nil {
 		places = gateway.NewPlaces(0)
