@@ -317,8 +317,17 @@ func (v *leaver) run() {
 func (v *leaver) leaveWill(id string, farewell bool) {
 	version := versions[v.r.IntN(2)]
 	how := &mqtt.Connect{ClientID: []byte(id), CleanStart: true, HasWill: true}
-	how.Will = mqtt.Will{Topic: []byte(topicLeaver + id), Payload: []byte(id), QoS: byte(v.r.IntN(3))}
-	l := v.k.connectOver(v.transport, version, how)
+	how.Will = mqtt.Will{Topic: []byte(topicLeaver + id), QoS: byte(v.r.IntN(3))}
+	var l *link
+	will, tries := "", 0
+	v.k.whenUp(func() (err error) {
+		// A server that is killed before it answers may have the will, and publish it.
+		tries++
+		will = fmt.Sprintf("%s/%d", id, tries)
+		how.Will.Payload = []byte(will)
+		l, err = v.k.linkUp(v.transport, version, how)
+		return err
+	})
 	if l == nil {
 		return
 	}
@@ -337,16 +346,16 @@ func (v *leaver) leaveWill(id string, farewell bool) {
 	}
 	v.k.takeovers.Add(1)
 	v.k.ledger.change(func() {
-		w := v.k.wills[id]
+		w := v.k.wills[will]
 		if w == nil {
 			w = new(parting)
-			v.k.wills[id] = w
+			v.k.wills[will] = w
 		}
 		switch {
 		case farewell:
 			v.k.farewells.Add(1)
 			if w.never = true; w.got > 0 {
-				v.k.ledger.problems = append(v.k.ledger.problems, fmt.Sprintf("the will of %s was published after DISCONNECT", id))
+				v.k.ledger.problems = append(v.k.ledger.problems, fmt.Sprintf("the will of %s was published after DISCONNECT", will))
 			}
 		case watched:
 			w.life = l.life
