@@ -99,7 +99,7 @@ func TestUsersFile(t *testing.T) {
 // TestRules: who may publish and subscribe where.
 func TestRules(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
+	s := newServer(t, "auth.session-owner=any") // all of them have the same client ID
 	s.config = `
 auth:
   anonymous: true
@@ -199,25 +199,37 @@ func TestGroupClientIDs(t *testing.T) {
 	}
 }
 
-// TestFailedLogins: too many from one address are refused at once, also with
-// the right password; who was in before is let in.
+// TestFailedLogins: too many of one user from one address are refused at once, also
+// with the right password. Others there are not, nor who signs; the metric says why.
 func TestFailedLogins(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "limits.failed-logins=5")
 	s.config = "auth:\n  access-keys:\n    - key: AK\n      secret: XXXXX\n"
+	s.passwd("alice", "wonder")
+	s.passwd("bob", "builder")
 	s.start()
 	const id, user, good = "GID_Test@@@0001", "Signature|AK|i", "vI009IZJZVGRwBwZvnbwjfuXxVM="
-	s.connect(mqtt.V5, id, login(user, good)).leave()
 	for range 5 {
-		if code := s.refused(mqtt.V5, "other", login(user, "bad")); code != mqtt.CodeBadUserNameOrPassword {
+		if code := s.refused(mqtt.V5, "other", login("alice", "bad")); code != mqtt.CodeBadUserNameOrPassword {
 			t.Fatalf("0x%02X", byte(code))
 		}
 	}
-	if code := s.refused(mqtt.V5, "other", login(user, "bad")); code != mqtt.CodeConnectionRateExceeded {
+	if code := s.refused(mqtt.V5, "other", login("alice", "wonder")); code != mqtt.CodeConnectionRateExceeded {
 		t.Errorf("the sixth: 0x%02X, want 0x9F", byte(code))
 	}
-	if code := s.refused(mqtt.V311, "other", login(user, "bad")); code != mqtt.ReturnServerUnavailable {
+	if code := s.refused(mqtt.V311, "other", login("alice", "bad")); code != mqtt.ReturnServerUnavailable {
 		t.Errorf("3.1.1: 0x%02X, want 0x03", byte(code))
 	}
+	for range 60 {
+		if code := s.refused(mqtt.V5, "other", login(user, "bad")); code != mqtt.CodeBadUserNameOrPassword {
+			t.Fatalf("a wrong signature: 0x%02X", byte(code))
+		}
+	}
+	s.connect(mqtt.V5, "b", login("bob", "builder")).leave()
 	s.connect(mqtt.V5, id, login(user, good)).leave()
+	for reason, want := range map[string]float64{"credentials": 65, "failed_logins": 2, "busy": 0} {
+		if n := s.metric(`homing_connections_refused_total{reason="` + reason + `"}`); n != want {
+			t.Errorf("%v connections refused for %s, want %v", n, reason, want)
+		}
+	}
 }

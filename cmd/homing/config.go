@@ -85,6 +85,7 @@ func authOptions(cfg *config.Config) auth.Options {
 		UsersFileOptional: cfg.UsersFileIsDefault(),
 		Topics:            cfg.Topics,
 		GroupClientID:     cfg.ClientID == "group",
+		UserClientIDs:     cfg.Auth.ClientID,
 		FailuresPerMinute: cfg.Limits.FailedLogins,
 	}
 	for _, k := range cfg.Auth.AccessKeys {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/homing-mq/homing/internal/broker"
 	"github.com/homing-mq/homing/internal/clock"
+	"github.com/homing-mq/homing/internal/config"
 	"github.com/homing-mq/homing/internal/logging"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
@@ -19,12 +20,13 @@ import (
 // collector turns the counters of the core and the gateway into metrics when
 // they are asked for.
 type collector struct {
-	b *broker.Broker
-	m *mqttserver.Server
-	r *rocketmqserver.Server // nil: off
-	s *store.Store
-	c *clock.Clock
-	l *slog.Logger
+	b      *broker.Broker
+	m      *mqttserver.Server
+	r      *rocketmqserver.Server // nil: off
+	s      *store.Store
+	c      *clock.Clock
+	l      *slog.Logger
+	limits *config.Limits
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -36,11 +38,19 @@ var (
 	descConnected   = desc("clients_connected", "Clients with an accepted CONNECT.")
 	descSessions    = desc("sessions", "Sessions in memory: connected, persistent, or with writes under way.")
 	descSubs        = desc("subscriptions", "Subscriptions of all sessions.")
+	descSubBytes    = desc("subscription_bytes", "Bytes of the topic filters of all subscriptions.")
+	descSubsRefused = desc("subscriptions_refused_total", "Subscriptions refused because of a limit: count, bytes, bytes_total, steps, steps_total.", "limit")
+	descSteps       = desc("match_steps", "What it can take at most to find the subscribers of one message; limits.match-steps bounds it.")
 	descRetained    = desc("retained_messages", "Retained messages.")
 	descDelayed     = desc("messages_delayed", "Messages that wait for their delivery time.")
 	descGroups      = desc("shared_subscriptions", "Shared subscriptions with members.")
 	descOvertaken   = desc("clients_overtaken", "Connected clients that have acknowledged more than 10,000 messages and not one that was sent before those.")
-	descPending     = desc("pending_bytes", "Messages that are in memory only, bytes.")
+	descPending     = desc("pending_bytes", "Messages that are in memory only, and packets and requests that have arrived in part, bytes.")
+	descQuotaUsed   = desc("quota_used", "What is held of what the limits bound in all: limits.<quota>.", "quota")
+	descQuotaLimit  = desc("quota_limit", "The limit of it; 0: none. One user, access key or client may have limits.share percent.", "quota")
+	descUnfinished  = desc("unfinished_bytes", "Memory of MQTT packets that have arrived in part, what large ones will need included; part of pending_bytes.")
+	descUnfWaits    = desc("unfinished_waits_total", "Times that a client was not read for a while, because there was no memory for its large packet.")
+	descUnfClosed   = desc("unfinished_closed_total", "Connections closed because their packet did not grow, or too slowly, while others waited for memory.")
 	descAccepted    = desc("connections_accepted_total", "Accepted connections.")
 	descRefused     = desc("connections_refused_total", "Refused connections.", "reason")
 	descTakenOver   = desc("connections_taken_over_total", "Connections replaced by another one with the same client ID.")
@@ -99,15 +109,31 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descConnected, s.Connected.Load())
 	gauge(descSessions, int64(c.b.Sessions()))
 	gauge(descSubs, s.Subs.Load())
+	gauge(descSubBytes, s.SubBytes.Load())
+	for l := range broker.SubscriptionLimits {
+		count(descSubsRefused, s.SubsRefused[l].Load(), l.String())
+	}
+	gauge(descSteps, int64(c.b.Steps()))
 	gauge(descRetained, s.Retained.Load())
 	gauge(descDelayed, s.Delayed.Load())
 	gauge(descGroups, s.Groups.Load())
 	gauge(descOvertaken, s.Overtaken.Load())
 	gauge(descPending, c.b.PendingBytes())
+	u := c.m.Unfinished()
+	gauge(descUnfinished, u.Held.Load())
+	count(descUnfWaits, u.Waits.Load())
+	count(descUnfClosed, u.Closed.Load())
 	count(descAccepted, g.Accepted.Load())
 	count(descRefused, g.OverLimit.Load(), "limit")
-	count(descRefused, g.AuthFailed.Load(), "credentials")
-	count(descRefused, g.Refused.Load()-min(g.AuthFailed.Load(), g.Refused.Load()), "other")
+	count(descRefused, g.Misled.Load(), "proxy-header")
+	tooMany, busy := g.AuthTooMany.Load(), g.AuthBusy.Load()
+	count(descRefused, g.AuthFailed.Load()-tooMany-busy, "credentials")
+	count(descRefused, tooMany, "failed_logins")
+	count(descRefused, busy, "busy")
+	count(descRefused, s.NotOwner.Load(), "owner")
+	count(descRefused, s.WillsRefused.Load(), "wills")
+	known := g.AuthFailed.Load() + s.NotOwner.Load() + s.WillsRefused.Load()
+	count(descRefused, g.Refused.Load()-min(known, g.Refused.Load()), "other")
 	count(descTakenOver, s.TakenOver.Load())
 	count(descUnsettled, g.Unsettled.Load())
 	count(descBytes, g.BytesIn.Load(), "in")
@@ -127,6 +153,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(descDropped, s.Dropped[r].Load(), r.String())
 	}
 	st := c.s.Metrics()
+	c.collectQuotas(gauge, &st)
 	gauge(descInboxes, int64(st.Inboxes))
 	gauge(descEntries, st.Entries)
 	gauge(descOrphans, s.Orphans.Load())
@@ -166,6 +193,28 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descPanics, panics)
 }
 
+// collectQuotas tells of what is bounded in all.
+func (c *collector) collectQuotas(gauge func(*prometheus.Desc, int64, ...string), st *store.Metrics) {
+	s, l := &c.b.Stats, c.limits
+	for _, q := range []struct {
+		name        string
+		used, limit int64
+	}{
+		{"inboxes", st.Holding, int64(l.Inboxes)},
+		{"inbox-name-bytes", st.NameBytes, int64(l.InboxNameBytes)},
+		{"retained", s.Retained.Load(), int64(l.Retained)},
+		{"retained-bytes", s.RetainedBytes.Load(), int64(l.RetainedBytes)},
+		{"delayed", s.Delayed.Load(), int64(l.Delayed)},
+		{"delayed-bytes", s.DelayedBytes.Load(), int64(l.DelayedBytes)},
+		{"wills", s.Wills.Load(), int64(l.Wills)},
+		{"will-bytes", s.WillBytes.Load(), int64(l.WillBytes)},
+		{"pending-bytes-total", c.b.PendingBytes(), int64(l.PendingBytesTotal)},
+	} {
+		gauge(descQuotaUsed, q.used, q.name)
+		gauge(descQuotaLimit, q.limit, q.name)
+	}
+}
+
 // collectRocketMQ tells of the RocketMQ gateway.
 func (c *collector) collectRocketMQ(gauge func(*prometheus.Desc, int64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
 	r := &c.r.Stats
@@ -174,6 +223,7 @@ func (c *collector) collectRocketMQ(gauge func(*prometheus.Desc, int64, ...strin
 		gauge(descRocketConns, int64(c.r.Connections(p)), name)
 		count(descRocketNew, r.Accepted[p].Load(), name)
 		count(descRocketBad, r.OverLimit[p].Load(), name, "limit")
+		count(descRocketBad, r.Misled[p].Load(), name, "proxy-header")
 		count(descRocketBad, r.AuthFailed[p].Load(), name, "credentials")
 		if p == rocketmqserver.GRPC {
 			count(descRocketBad, r.Resetting.Load(), name, "resets")

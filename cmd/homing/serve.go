@@ -42,6 +42,8 @@ type server struct {
 	mqtt     *mqttserver.Server
 	rocketmq *rocketmqserver.Server // nil: off
 	api      *api.Server
+	web      *gateway.WebPolicy
+	proxies  gateway.Proxies
 	bound    []listening
 	places   places
 }
@@ -70,6 +72,9 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := config.CheckExposure(cfg, s.auth.Anonymous(), insecure); err != nil {
 		return nil, err
 	}
+	if err := s.startWeb(); err != nil {
+		return nil, err
+	}
 	conf, err := s.certificate()
 	if err != nil {
 		return nil, err
@@ -90,8 +95,11 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 		return nil, err
 	}
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log})
-	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http})
+		&collector{s.core, s.mqtt, s.rocketmq, s.store, s.clock, log, &cfg.Limits})
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "homing_web_refused_total",
+		Help: "HTTP requests and WebSockets refused for their Host or Origin."}, func() float64 { return float64(s.web.Refused()) }))
+	s.api = api.New(api.Options{Metrics: metrics, Ready: s.store.Ready, Log: log, Places: s.places.http,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Time: cfg.Limits.ConnectTimeout, Web: s.web, Proxies: s.proxies})
 	return s, nil
 }
 
@@ -101,14 +109,21 @@ var keepPolicies = map[string]broker.KeepPolicy{
 	"either": broker.KeepEither, "sender": broker.KeepSender, "target": broker.KeepTarget, "always": broker.KeepAlways, "never": broker.KeepNever,
 }
 
+var ownerPolicies = map[string]broker.OwnerPolicy{
+	"strict": broker.OwnerStrict, "clean": broker.OwnerClean, "any": broker.OwnerAny,
+}
+
 // startCore opens the store and puts the core on it.
 func (s *server) startCore(metrics prometheus.Registerer) error {
 	cfg := s.cfg
 	var batch broker.Batch // of the store's completion goroutine
 	ready := make(chan struct{})
+	share := cfg.Limits.Share
 	st, err := store.Open(store.Options{
 		Dir: cfg.Data, Sync: syncModes[cfg.Store.Sync], SyncInterval: cfg.Store.SyncInterval, Retention: cfg.P2P.Retention,
-		DiskLimit: int64(cfg.Store.DiskLimit), MaxRecord: int64(cfg.Limits.PacketSize), OpenFiles: min(s.places.store, 256), Logger: s.log, Clock: s.clock,
+		DiskLimit: int64(cfg.Store.DiskLimit), MaxRecord: int64(cfg.Limits.PacketSize),
+		Inboxes: mq.Limit{Max: int64(cfg.Limits.Inboxes), Share: share}, InboxNames: mq.Limit{Max: int64(cfg.Limits.InboxNameBytes), Share: share},
+		OpenFiles: min(s.places.store, 256), Logger: s.log, Clock: s.clock,
 		Observer: storeObserver(metrics),
 		Done: func(ops []mq.Op, err error) {
 			<-ready
@@ -121,9 +136,14 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 	s.store = st
 	s.core, err = broker.New(broker.Options{
 		Store: st, Auth: s.auth, Log: s.log, Clock: s.clock,
-		Keep: keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
+		SessionOwner: ownerPolicies[cfg.Auth.SessionOwner],
+		Keep:         keepPolicies[cfg.P2P.Keep], InboxLimit: cfg.P2P.InboxLimit, InboxBytes: int64(cfg.P2P.InboxBytes),
 		RejectFull: cfg.P2P.InboxPolicy == "reject", StoreAfter: cfg.P2P.StoreAfter,
 		DelayedLimit: cfg.Limits.Delayed, RetainedLimit: cfg.Limits.Retained, SubscriptionLimit: cfg.Limits.Subscriptions,
+		SubscriptionBytes: int64(cfg.Limits.SubscriptionBytes), SubscriptionAll: int64(cfg.Limits.SubscriptionBytesAll),
+		MatchSteps: cfg.Limits.MatchSteps, MatchStepsClient: cfg.Limits.MatchStepsClient,
+		DelayedBytes: int64(cfg.Limits.DelayedBytes), RetainedBytes: int64(cfg.Limits.RetainedBytes),
+		WillLimit: cfg.Limits.Wills, WillBytes: int64(cfg.Limits.WillBytes), Share: share,
 		PendingSize: int64(cfg.Limits.PendingBytes), PendingAll: int64(cfg.Limits.PendingBytesTotal),
 	})
 	close(ready)
@@ -142,8 +162,9 @@ func (s *server) startCore(metrics prometheus.Registerer) error {
 		TopicLength: cfg.Limits.TopicLength, Inflight: cfg.Limits.Inflight, ReceiveMax: cfg.Limits.ReceiveMaximum, Pause: pause,
 		Outbox: int(cfg.Limits.Outbox), SessionExpiry: expirySeconds(cfg.Limits.SessionExpiry),
 		KeepAlive: uint16(cfg.Limits.KeepAlive / time.Second), MaxQoS: cfg.Limits.QoS,
+		Memory: int64(cfg.Limits.PendingBytesTotal), Share: share,
 		ResponseTopic: responseTopic(cfg), StrictUTF8: cfg.MQTT.StrictUTF8, HideRefusals: cfg.Auth.HideRefusals,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Web: s.web, Proxies: s.proxies, Turns: &s.turns,
 	})
 	return nil
 }
@@ -159,11 +180,35 @@ func (s *server) startRocketMQ(conf *tls.Config) (err error) {
 		Advertise: cfg.RocketMQ.Advertise, AdvertiseGRPC: cfg.RocketMQ.AdvertiseGRPC, KeepNamespace: cfg.RocketMQ.KeepNamespace,
 		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
 		PacketSize: int(cfg.Limits.PacketSize), StrictUTF8: cfg.MQTT.StrictUTF8, InflateRate: int64(cfg.RocketMQ.InflateRate),
-		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal),
+		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal) / 2,
 		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
-		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Turns: &s.turns,
+		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Proxies: s.proxies, Turns: &s.turns,
 	})
 	return err
+}
+
+// startWeb reads which browsers and load balancers are known. Those of browsers
+// may be set again while the server runs: setWeb.
+func (s *server) startWeb() (err error) {
+	if s.proxies, err = gateway.ParseProxies(s.cfg.Listen.ProxyProtocol); err != nil {
+		return fmt.Errorf("listen.proxy-protocol %w", err)
+	}
+	s.web = gateway.NewWebPolicy(s.auth.Anonymous, s.log)
+	return s.setWeb(s.cfg)
+}
+
+// setWeb lets listen.ws-origins and listen.hosts count from the next request on.
+func (s *server) setWeb(cfg *config.Config) error {
+	origins, err := gateway.ParseOrigins(cfg.Listen.WSOrigins)
+	if err != nil {
+		return fmt.Errorf("listen.ws-origins %w", err)
+	}
+	hosts, err := gateway.ParseHosts(cfg.Listen.Hosts)
+	if err != nil {
+		return fmt.Errorf("listen.hosts %w", err)
+	}
+	s.web.Set(origins, hosts)
+	return nil
 }
 
 // expirySeconds is the longest session expiry interval; 0 in the settings

@@ -2,10 +2,9 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,8 +27,13 @@ type Options struct {
 	Topics []string
 	// GroupClientID demands client IDs of the form GID_group@@@device.
 	GroupClientID bool
-	// FailuresPerMinute is how many failed log-ins an address (of IPv6, a /64)
-	// may make per minute, at once or spread out; 0: no limit.
+	// UserClientIDs are patterns of which a user's client ID must match one; none:
+	// users may have any. %u is the user name, * at the end is any rest, %% is a
+	// percent sign.
+	UserClientIDs []string
+	// FailuresPerMinute is how many log-ins of one user with a wrong password an
+	// address (of IPv6, a /64) may make per minute, at once or spread out; 0: no
+	// limit. See failures for what that means for many users.
 	FailuresPerMinute int
 	Logger            *slog.Logger // nil: silent
 }
@@ -43,25 +47,18 @@ type AccessKey struct {
 // Auth implements mq.Authenticator, mq.EnhancedAuthenticator,
 // mq.RequestAuthenticator and mq.Authorizer.
 type Auth struct {
-	anonymous     bool
-	groupClientID bool
-	keys          map[string]key // by access key; read only
-	noKey         key            // takes the place of an unknown one
-	usersFile     string
-	rules         []rule
-	topics        map[string]struct{}
-	log           *slog.Logger
-	key           digestKey
+	policy atomic.Pointer[policy] // never nil
 
-	open      atomic.Bool
-	users     atomic.Pointer[userTable] // nil without users file
+	noKey     key // takes the place of an unknown one
+	log       *slog.Logger
+	key       digestKey
 	passwords *passwords
 	scram     *scramKeys
-	failures  *failures
 	devices   *knownDevices
 
-	reload   sync.Mutex // held while the users file is read
-	lastSeen fileState  // guarded by reload
+	reload   sync.Mutex // held while the policy changes; guards what follows
+	lastSeen fileState  // of the users file
+	changed  []func()
 
 	stop    context.CancelFunc
 	watcher sync.WaitGroup
@@ -80,70 +77,65 @@ func (o *Options) Check() error {
 	return err
 }
 
-func (o *Options) check() ([]rule, error) {
+// compiled is what options say, ready to be used.
+type compiled struct {
+	rules    []rule
+	patterns []idPattern // of client IDs of users
+}
+
+func (o *Options) check() (c compiled, err error) {
 	secrets := make(map[string]bool, len(o.AccessKeys))
 	for _, k := range o.AccessKeys {
 		switch {
 		case k.Key == "" || strings.ContainsRune(k.Key, '|'):
-			return nil, fmt.Errorf("auth.access-keys: %q cannot be an access key; give one without |", k.Key)
+			return c, fmt.Errorf("auth.access-keys: %q cannot be an access key; give one without |", k.Key)
 		case k.Secret == "":
-			return nil, fmt.Errorf("auth.access-keys: %q has no secret; give one", k.Key)
+			return c, fmt.Errorf("auth.access-keys: %q has no secret; give one", k.Key)
 		case secrets[k.Key]:
-			return nil, fmt.Errorf("auth.access-keys: %q is there twice; remove one", k.Key)
+			return c, fmt.Errorf("auth.access-keys: %q is there twice; remove one", k.Key)
 		}
 		secrets[k.Key] = true
 	}
 	for _, t := range o.Topics {
 		if !mq.ValidTarget([]byte(t)) || t[0] == '$' {
-			return nil, fmt.Errorf("topics: %q cannot be a parent topic; it is one level without / + # and does not start with $", t)
+			return c, fmt.Errorf("topics: %q cannot be a parent topic; it is one level without / + # and does not start with $", t)
 		}
 	}
-	return compileRules(o.Rules)
+	if c.patterns, err = compilePatterns(o.UserClientIDs); err != nil {
+		return c, err
+	}
+	c.rules, err = compileRules(o.Rules)
+	return c, err
 }
 
 // New checks the options, reads the users file and watches it until Close.
 func New(o Options) (*Auth, error) {
-	rules, err := o.check()
+	made, err := o.check()
 	if err != nil {
 		return nil, err
 	}
 	secret := newDigestKey()
 	a := &Auth{
-		anonymous:     o.Anonymous,
-		groupClientID: o.GroupClientID,
-		keys:          make(map[string]key, len(o.AccessKeys)),
-		noKey:         key{secret: secret[:]},
-		usersFile:     o.UsersFile,
-		rules:         rules,
-		topics:        make(map[string]struct{}, len(o.Topics)),
-		log:           o.Logger,
-		key:           secret,
-		passwords:     newPasswords(secret),
-		scram:         newSCRAMKeys(secret),
-		failures:      newFailures(o.FailuresPerMinute),
-		devices:       newKnownDevices(secret),
+		noKey:     key{secret: secret[:]},
+		log:       o.Logger,
+		key:       secret,
+		passwords: newPasswords(secret),
+		scram:     newSCRAMKeys(secret),
+		devices:   newKnownDevices(secret),
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
-	for _, k := range o.AccessKeys {
-		a.keys[k.Key] = key{secret: []byte(k.Secret), owner: &mq.Principal{AccessKey: k.Key}}
+	none := &policy{open: true}
+	users, err := a.usersFor(&o, none)
+	if err != nil {
+		return nil, err
 	}
-	for _, t := range o.Topics {
-		a.topics[t] = struct{}{}
-	}
-	if o.UsersFile != "" {
-		if err := a.Reload(); err != nil && (!o.UsersFileOptional || !errors.Is(err, fs.ErrNotExist)) {
-			return nil, err
-		}
-	}
-	a.open.Store(len(a.keys) == 0 && a.users.Load() == nil)
+	a.policy.Store(a.newPolicy(&o, made, users, none))
 
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
-	if o.UsersFile != "" {
-		a.watcher.Go(func() { a.watch(ctx) })
-	}
+	a.watcher.Go(func() { a.watch(ctx) })
 	return a, nil
 }
 
@@ -155,11 +147,11 @@ func (a *Auth) Close() {
 
 // Open reports whether anybody is let in whatever they show, because neither
 // access keys nor a users file are there. It becomes false, for good, when
-// the users file appears.
-func (a *Auth) Open() bool { return a.open.Load() }
+// one of them appears.
+func (a *Auth) Open() bool { return a.policy.Load().open }
 
 // Anonymous reports whether a client gets in without credentials.
-func (a *Auth) Anonymous() bool { return a.anonymous || a.Open() }
+func (a *Auth) Anonymous() bool { return a.policy.Load().letsAnonymous() }
 
 const (
 	signaturePrefix = "Signature|"
@@ -171,74 +163,76 @@ var (
 	errBadCredentials = &mq.Error{Code: mq.BadCredentials, Text: mq.BadCredentials.String()}
 	errTooMany        = &mq.Error{
 		Code: mq.TooManyAttempts,
-		Text: "too many failed logins from this address; try again in a minute",
+		Text: "too many failed logins of this user, or of many users, from this address; try again in a minute",
 	}
 )
 
 // Authenticate implements mq.Authenticator.
 func (a *Auth) Authenticate(ctx context.Context, c *mq.Credentials) (*mq.Principal, error) {
-	if err := a.checkClientID(c.ClientID); err != nil {
+	now := a.policy.Load()
+	if err := now.checkClientID(c.ClientID); err != nil {
 		return nil, err
 	}
-	if a.open.Load() {
-		return &mq.Principal{ClientID: c.ClientID}, nil
+	if now.open {
+		return now.anonymousClient(c), nil
 	}
 	if !c.HasUsername || c.Username == "" {
-		if a.anonymous {
-			return &mq.Principal{ClientID: c.ClientID}, nil
+		if now.anonymous {
+			return now.anonymousClient(c), nil
 		}
 		return nil, mq.Errorf(mq.NotAuthorized, "a user name and a password are needed")
 	}
-	check, err := a.method(c)
+	check, err := a.method(now, c)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.admit(c, a.devices.password); err != nil {
-		return nil, err
-	}
-	p, err := check(ctx, c)
+	p, err := check(ctx, now, c)
 	switch {
 	case err != nil:
 		return nil, err
 	case p == nil:
-		a.failures.add(c.Remote, time.Now())
+		return nil, errBadCredentials
+	case p.Standing.Ended(): // while the password was hashed
 		return nil, errBadCredentials
 	}
-	if a.failures != nil {
-		a.devices.add(c, a.devices.password(c))
+	if err := now.checkUserClientID(p, c.Assigned); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
-func (a *Auth) checkClientID(id string) error {
-	if a.groupClientID && !validGroupClientID(id) {
+func (p *policy) anonymousClient(c *mq.Credentials) *mq.Principal {
+	return &mq.Principal{Kind: p.anyone.Kind, ClientID: c.ClientID, Standing: p.anyone.Standing}
+}
+
+func (p *policy) checkClientID(id string) error {
+	if p.groupClientID && !validGroupClientID(id) {
 		return mq.Errorf(mq.BadClientID, "the client ID must look like GID_group@@@device, "+
 			"up to 64 letters, digits, - and _")
 	}
 	return nil
 }
 
-// admit refuses an address with too many failed log-ins, except for a device
-// that has logged in from there with the same. shown is asked only then.
-func (a *Auth) admit(c *mq.Credentials, shown func(*mq.Credentials) digest) error {
-	if a.failures.limited(c.Remote, time.Now()) && !a.devices.has(c, shown(c)) {
+// admit refuses a user with too many failed log-ins at an address.
+func (p *policy) admit(user string, from netip.Addr) error {
+	if p.failures.limited(user, from, time.Now()) {
 		return errTooMany
 	}
 	return nil
 }
 
 // checkFunc returns nil, nil for wrong credentials.
-type checkFunc func(ctx context.Context, c *mq.Credentials) (*mq.Principal, error)
+type checkFunc func(ctx context.Context, now *policy, c *mq.Credentials) (*mq.Principal, error)
 
 // method finds the way to log in that a user name asks for. Its errors are
 // about the form or the configuration, reveal nothing about secrets and are
 // not counted as failed log-ins: a fleet that is set up wrongly shall go on
 // seeing the reason.
-func (a *Auth) method(c *mq.Credentials) (checkFunc, error) {
+func (a *Auth) method(now *policy, c *mq.Credentials) (checkFunc, error) {
 	name := c.Username
 	switch {
 	case strings.HasPrefix(name, signaturePrefix):
-		if len(a.keys) == 0 {
+		if len(now.keys) == 0 {
 			return nil, mq.Errorf(mq.BadCredentials,
 				"signature login is not configured on this server; add auth.access-keys, or log in as a user")
 		}

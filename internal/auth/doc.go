@@ -24,6 +24,13 @@
 //     signs every one of them (mq.RequestAuthenticator). An open server and one
 //     that lets anonymous clients in take unsigned ones.
 //
+// Users may be bound to client IDs by patterns. The others are not: each password
+// of a signature login is good for one client ID, and anonymous clients have no
+// name.
+//
+// Each way has its mq.PrincipalKind; with the name it tells the owner of a session
+// (docs/adr/011). An open server says KindNobody.
+//
 // Token and device credential log-ins, JWT and certificates are not here yet;
 // a client that tries one of the first two is told so.
 //
@@ -73,6 +80,19 @@
 // allow rule then does not match and a deny rule does, from that level on. An
 // empty one matches neither.
 //
-// Package auth does not know protocols and keeps no sessions. A change of the
-// users file does not close connections.
+// # Changes
+//
+// All of Options can be changed while the server runs (Apply), the users file
+// by itself (Reload, or because it was written). What decides is one immutable
+// policy: a call of Allow, Grant or Authenticate sees the old or the new one,
+// whole. Version tells whether a verdict from before can still be used.
+//
+// A login holds while what was shown would let somebody in. When the user or the
+// key is gone, or has another password or secret, or when anonymous clients are
+// not let in any more, the Standing of its Principal ends: it may do nothing from
+// then on, and the gateways close its connection. What is stored for somebody
+// (a session, a will) hangs on the name only: it has the rights of that name as
+// long as there is such a user or key, whatever the password.
+//
+// Package auth does not know protocols and keeps no sessions.
 package auth

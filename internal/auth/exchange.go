@@ -44,12 +44,12 @@ type exchange struct {
 // Begin implements mq.EnhancedAuthenticator. Without a users file no method is
 // known: then there are no keys that the server could prove to have.
 func (a *Auth) Begin(ctx context.Context, method string, c *mq.Credentials) (mq.Exchange, bool) {
-	table := a.users.Load()
+	table := a.policy.Load().users
 	if method != scramMethod || table == nil {
 		return nil, false
 	}
 	e := &exchange{
-		auth: a, ctx: ctx, who: mq.Credentials{ClientID: c.ClientID, Remote: c.Remote}, table: table,
+		auth: a, ctx: ctx, who: mq.Credentials{ClientID: c.ClientID, Assigned: c.Assigned, Remote: c.Remote}, table: table,
 		next: (*exchange).first,
 	}
 	server, err := scram.SHA256.NewServer(e.credential)
@@ -83,7 +83,7 @@ func (e *exchange) Next(data []byte) ([]byte, bool, error) {
 // first answers the client's first message with the challenge. Its errors are
 // about the form and, like those of Auth.method, not counted as failed log-ins.
 func (e *exchange) first(message string) (string, error) {
-	if err := e.auth.checkClientID(e.who.ClientID); err != nil {
+	if err := e.auth.policy.Load().checkClientID(e.who.ClientID); err != nil {
 		return "", err
 	}
 	if err := checkMessage(message); err != nil {
@@ -126,13 +126,19 @@ func (e *exchange) final(message string) (string, error) {
 		return "", e.fail(errMessage, "not an answer to the challenge")
 	case e.missing != "" || !e.conv.Valid(): // nobody has these keys; to be sure
 		return "", e.fail(errBadCredentials, e.missing)
-	case e.auth.users.Load().byName[e.user.Name] != e.user:
+	}
+	now := e.auth.policy.Load()
+	if !now.users.hasAsIs(&e.user) {
 		return "", e.fail(errBadCredentials, "the user was changed meanwhile")
 	}
-	if e.auth.failures != nil {
-		e.auth.devices.add(&e.who, e.shown(nil))
+	p := &mq.Principal{Kind: mq.KindUser, ClientID: e.who.ClientID, User: e.user.Name, Standing: now.users.standing[e.user.Name]}
+	if err := now.checkUserClientID(p, e.who.Assigned); err != nil {
+		return "", e.refuse(err, "client ID")
 	}
-	e.principal = &mq.Principal{ClientID: e.who.ClientID, User: e.user.Name}
+	if now.failures != nil {
+		e.auth.devices.add(&e.who, e.user.Name)
+	}
+	e.principal = p
 	return reply, nil
 }
 
@@ -196,7 +202,8 @@ func (e *exchange) makeKeys() error {
 	if !ok {
 		var made scram.StoredCredentials
 		var failed error
-		err := e.auth.passwords.slots.run(e.ctx, e.admit, func() { made, failed = makeKeys(password, e.factors) })
+		trusted := e.auth.policy.Load().failures.trusted(prepareName(e.name), e.who.Remote, time.Now())
+		err := e.auth.passwords.queue.run(e.ctx, e.who.Remote, trusted, e.admit, func() { made, failed = makeKeys(password, e.factors) })
 		if err != nil {
 			return err
 		}
@@ -213,10 +220,15 @@ func (e *exchange) makeKeys() error {
 	return nil
 }
 
-// admit refuses when the address has too many failed log-ins.
-func (e *exchange) admit() error { return e.auth.admit(&e.who, e.shown) }
-
-func (e *exchange) shown(*mq.Credentials) digest { return e.auth.devices.scram(e.name) }
+// admit refuses when the user has too many failed log-ins at the address, unless the
+// device has been here before.
+func (e *exchange) admit() error {
+	err := e.auth.policy.Load().admit(prepareName(e.name), e.who.Remote)
+	if err != nil && e.user.Name != "" && e.auth.devices.has(&e.who, e.user.Name) {
+		return nil
+	}
+	return err
+}
 
 // refuse logs why a login was refused, without anything that could be secret.
 func (e *exchange) refuse(err *mq.Error, why string) *mq.Error {
@@ -227,11 +239,11 @@ func (e *exchange) refuse(err *mq.Error, why string) *mq.Error {
 
 // fail refuses, and counts.
 func (e *exchange) fail(err *mq.Error, why string) *mq.Error {
-	now := time.Now()
-	if e.auth.failures.limited(e.who.Remote, now) {
+	now, failures, name := time.Now(), e.auth.policy.Load().failures, prepareName(e.name)
+	if failures.limited(name, e.who.Remote, now) {
 		e.auth.devices.forget(&e.who)
 		err = errTooMany
 	}
-	e.auth.failures.add(e.who.Remote, now)
+	failures.add(name, e.who.Remote, now)
 	return e.refuse(err, why)
 }

@@ -8,30 +8,63 @@ import (
 	"github.com/homing-mq/homing/internal/mq"
 )
 
-// maxFailures bounds the table of addresses with failed log-ins. An attacker
-// with more addresses than this gets fresh buckets, at one address each.
+// The limit of failed log-ins is about passwords, which people choose. A signature
+// is not concerned: what signs is not guessed, checking costs nothing, and nobody
+// is kept out who signs rightly.
+//
+// With n failures a minute (limits.failed-logins):
+//
+//   - Of one user, by one address: n tries a minute fail, then the two are refused
+//     together, whatever is shown. Nobody else is.
+//   - By one address, of all users: after failuresAtOnce times n in a minute who has
+//     failed before is refused; a user who has not gets his try, until
+//     failuresInAll times n have failed. So a fleet behind one address is let in
+//     while somebody there guesses, and an attacker who goes through a list of
+//     users has failuresInAll times n tries a minute, and one core's worth of
+//     hashing shared with others.
+//   - Of one user, by many addresses: n for each. The user himself is never refused
+//     because of what others do elsewhere.
+//
+// A password that was right before, of the same user, is not counted, nor refused.
+// A device that has logged in by SCRAM is let past the limit from where it did.
+const (
+	failuresAtOnce = 4
+	failuresInAll  = 10
+)
+
+// maxFailures bounds the tables of addresses, and of users at addresses, with failed
+// log-ins, two generations of each. An attacker with more addresses than this gets
+// fresh buckets, at one address each.
 const maxFailures = 32 << 10
 
-// failures limits failed log-ins per address by token buckets. Only failures
-// take tokens, so that any number of devices behind one address may log in.
-// A nil *failures limits nothing.
+// failures are the token buckets. A nil *failures limits nothing.
 type failures struct {
 	perMinute float64
+	key       digestKey
 
-	mu      sync.Mutex
-	buckets recent[netip.Addr, bucket]
+	mu    sync.Mutex
+	users recent[digest, bucket] // by user and address
+	addrs recent[netip.Addr, bucket]
 }
 
 type bucket struct {
-	tokens float64
-	at     time.Time
+	used float64
+	at   time.Time
 }
 
-func newFailures(perMinute int) *failures {
+// now returns how much of the bucket is used, of which rate leaks each minute.
+func (b bucket) now(at time.Time, rate float64) float64 {
+	return max(0, b.used-at.Sub(b.at).Minutes()*rate)
+}
+
+func newFailures(perMinute int, key digestKey) *failures {
 	if perMinute <= 0 {
 		return nil
 	}
-	return &failures{perMinute: float64(perMinute), buckets: newRecent[netip.Addr, bucket](maxFailures)}
+	return &failures{
+		perMinute: float64(perMinute), key: key,
+		users: newRecent[digest, bucket](maxFailures), addrs: newRecent[netip.Addr, bucket](maxFailures),
+	}
 }
 
 // source is the unit that is limited: an IPv4 address, or the /64 that is
@@ -48,50 +81,82 @@ func source(a netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// tokens returns what the bucket of an address has at now. mu is held.
-func (f *failures) tokens(k netip.Addr, now time.Time) float64 {
-	b, ok := f.buckets.get(k)
-	if !ok {
-		return f.perMinute
-	}
-	return min(f.perMinute, b.tokens+now.Sub(b.at).Minutes()*f.perMinute)
+// of is the key of a user at an address.
+func (f *failures) of(user string, from netip.Addr) digest {
+	addr := from.As16()
+	return f.key.sum("failures", addr[:], []byte(user))
 }
 
-// limited reports whether an address has used up its failures. An address
-// that is not known (no IP transport) is never limited.
-func (f *failures) limited(a netip.Addr, now time.Time) bool {
+// used returns the failures of a user at an address, and of all at that address.
+// mu is held.
+func (f *failures) used(user digest, from netip.Addr, now time.Time) (ofUser, ofAddr float64) {
+	if b, ok := f.users.get(user); ok {
+		ofUser = b.now(now, f.perMinute)
+	}
+	if b, ok := f.addrs.get(from); ok {
+		ofAddr = b.now(now, failuresInAll*f.perMinute)
+	}
+	return ofUser, ofAddr
+}
+
+// limited reports whether a user may not try from an address. One that is not known
+// (no IP transport) is never limited.
+func (f *failures) limited(user string, a netip.Addr, now time.Time) bool {
 	if f == nil || !a.IsValid() {
 		return false
 	}
+	from := source(a)
+	key := f.of(user, from)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.tokens(source(a), now) < 1
+	ofUser, ofAddr := f.used(key, from, now)
+	switch {
+	case ofUser > f.perMinute-1, ofAddr > failuresInAll*f.perMinute-1:
+		return true
+	}
+	return ofUser > 0 && ofAddr > failuresAtOnce*f.perMinute-1
 }
 
-func (f *failures) add(a netip.Addr, now time.Time) {
+// trusted reports whether neither the user nor anybody else has failed at an address
+// of late.
+func (f *failures) trusted(user string, a netip.Addr, now time.Time) bool {
+	if f == nil || !a.IsValid() {
+		return true
+	}
+	from := source(a)
+	key := f.of(user, from)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ofUser, ofAddr := f.used(key, from, now)
+	return ofUser+ofAddr == 0
+}
+
+// add counts a failure.
+func (f *failures) add(user string, a netip.Addr, now time.Time) {
 	if f == nil || !a.IsValid() {
 		return
 	}
-	k := source(a)
+	from := source(a)
+	key := f.of(user, from)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.buckets.put(k, bucket{tokens: max(0, f.tokens(k, now)-1), at: now})
+	ofUser, ofAddr := f.used(key, from, now)
+	f.users.put(key, bucket{min(ofUser+1, f.perMinute), now})
+	f.addrs.put(from, bucket{min(ofAddr+1, failuresInAll*f.perMinute), now})
 }
 
 // maxDevices bounds the table of devices that have logged in.
 const maxDevices = 64 << 10
 
-// knownDevices remembers who has logged in from where, and with what. Where
-// thousands of devices share one address, a few with a wrong password would
-// otherwise lock out all of them: a device that shows from the same address
-// what it has shown before is let past the limit, and then authenticated as
-// usual. One wrong try while the address is limited ends that, so the table is
-// of no use for guessing.
+// knownDevices remembers who has logged in by SCRAM from where, as whom: there the
+// server sees no password that it could know again. Such a device is let past the
+// limit, and then authenticated as usual. One wrong try while it is limited ends
+// that, so the table is of no use for guessing.
 type knownDevices struct {
 	key digestKey
 
 	mu   sync.Mutex
-	seen recent[digest, digest] // (address, client ID) to what was shown
+	seen recent[digest, digest] // (address, client ID) to the user
 }
 
 func newKnownDevices(key digestKey) *knownDevices {
@@ -103,35 +168,24 @@ func (d *knownDevices) device(c *mq.Credentials) digest {
 	return d.key.sum("device", addr[:], []byte(c.ClientID))
 }
 
-// password is what a login with user name and password shows.
-func (d *knownDevices) password(c *mq.Credentials) digest {
-	return d.key.sum("shown", []byte(c.Username), c.Password)
-}
+func (d *knownDevices) user(name string) digest { return d.key.sum("user", []byte(name)) }
 
-// scram is what a SCRAM login shows before its proof: the user name. Whoever
-// is let past the limit with it calls forget if the proof is wrong.
-func (d *knownDevices) scram(user string) digest { return d.key.sum("shown scram", []byte(user)) }
-
-func (d *knownDevices) add(c *mq.Credentials, shown digest) {
+func (d *knownDevices) add(c *mq.Credentials, user string) {
 	if !c.Remote.IsValid() {
 		return
 	}
-	device := d.device(c)
+	device, who := d.device(c), d.user(user)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.seen.put(device, shown)
+	d.seen.put(device, who)
 }
 
-func (d *knownDevices) has(c *mq.Credentials, shown digest) bool {
-	device := d.device(c)
+func (d *knownDevices) has(c *mq.Credentials, user string) bool {
+	device, who := d.device(c), d.user(user)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	want, ok := d.seen.get(device)
-	if ok && want == shown {
-		return true
-	}
-	d.seen.remove(device)
-	return false
+	return ok && want == who
 }
 
 func (d *knownDevices) forget(c *mq.Credentials) {

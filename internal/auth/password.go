@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -12,8 +11,6 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/bcrypt"
-
-	"github.com/homing-mq/homing/internal/mq"
 )
 
 const (
@@ -61,7 +58,7 @@ func dummyHash(cost int) []byte {
 // it at any time: a storm of reconnecting devices must not stop deliveries.
 type passwords struct {
 	key   digestKey
-	slots slots
+	queue *hashQueue
 
 	mu       sync.Mutex
 	verified recent[digest, struct{}]
@@ -70,7 +67,7 @@ type passwords struct {
 func newPasswords(key digestKey) *passwords {
 	return &passwords{
 		key:      key,
-		slots:    make(slots, max(1, runtime.GOMAXPROCS(0)/2)),
+		queue:    newHashQueue(max(1, runtime.GOMAXPROCS(0)/2)),
 		verified: newRecent[digest, struct{}](maxVerified),
 	}
 }
@@ -90,33 +87,6 @@ func (p *passwords) remember(name, hash string, password []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.verified.put(d, struct{}{})
-}
-
-// compare hashes the password, after waiting for its turn. proceed is asked
-// when the turn has come: much can have happened meanwhile.
-func (p *passwords) compare(ctx context.Context, hash, password []byte, proceed func() error) (bool, error) {
-	right := false
-	err := p.slots.run(ctx, proceed, func() { right = bcrypt.CompareHashAndPassword(hash, password) == nil })
-	return right, err
-}
-
-// slots bound how many cores are busy with hashing.
-type slots chan struct{}
-
-// run runs work after waiting for its turn, unless proceed, asked when the
-// turn has come, has an error.
-func (s slots) run(ctx context.Context, proceed func() error, work func()) error {
-	select {
-	case s <- struct{}{}:
-	case <-ctx.Done():
-		return mq.Errorf(mq.Overloaded, "too many logins at once; try again")
-	}
-	defer func() { <-s }()
-	if err := proceed(); err != nil {
-		return err
-	}
-	work()
-	return nil
 }
 
 // digestKey makes digests that mean nothing outside this process.

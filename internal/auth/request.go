@@ -2,7 +2,6 @@ package auth
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/homing-mq/homing/internal/mq"
 )
@@ -14,7 +13,6 @@ type key struct {
 }
 
 var (
-	nobody      = &mq.Principal{}
 	errUnsigned = &mq.Error{Code: mq.BadCredentials, Text: "the request is not signed; give the SDK an access key and its secret"}
 	errNoKeys   = &mq.Error{
 		Code: mq.BadCredentials,
@@ -25,50 +23,22 @@ var (
 
 // AuthenticateRequest implements mq.RequestAuthenticator: access keys sign, as
 // in signature logins.
-func (a *Auth) AuthenticateRequest(r mq.SignedRequest, known *mq.Principal, remote netip.Addr) (*mq.Principal, error) {
-	name := r.AccessKey()
+func (a *Auth) AuthenticateRequest(r mq.SignedRequest, _ *mq.Principal, _ netip.Addr) (*mq.Principal, error) {
+	name, now := r.AccessKey(), a.policy.Load()
 	switch {
-	case a.open.Load():
-		return nobody, nil
-	case len(name) == 0 && a.anonymous:
-		return nobody, nil
+	case now.open, len(name) == 0 && now.anonymous:
+		return now.anyone, nil
 	case len(name) == 0:
 		return nil, errUnsigned
-	case len(a.keys) == 0:
+	case len(now.keys) == 0:
 		return nil, errNoKeys
 	}
-	familiar := known != nil && known.AccessKey == string(name)
-	if !familiar {
-		if err := a.admit(requestOf(name, remote), a.devices.request); err != nil {
-			return nil, err
-		}
-	}
-	k, found := a.keys[string(name)]
+	k, found := now.keys[string(name)]
 	if !found {
 		k = a.noKey // same work, never right
 	}
 	if !r.SignedWith(k.secret) || !found {
-		a.failures.add(remote, time.Now())
-		if a.failures.limited(remote, time.Now()) {
-			a.devices.forget(requestOf(name, remote))
-		}
 		return nil, errBadSignature
 	}
-	if !familiar && a.failures != nil {
-		c := requestOf(name, remote)
-		a.devices.add(c, a.devices.request(c))
-	}
 	return k.owner, nil
-}
-
-// requestOf makes the sender of signed requests known as a device that has the
-// access key in place of a client ID.
-func requestOf(accessKey []byte, remote netip.Addr) *mq.Credentials {
-	return &mq.Credentials{ClientID: string(accessKey), Remote: remote}
-}
-
-// request is what a signed request shows before its signature is checked: the
-// access key.
-func (d *knownDevices) request(c *mq.Credentials) digest {
-	return d.key.sum("shown request", []byte(c.ClientID))
 }

@@ -57,34 +57,3 @@ func TestAuthenticateRequest(t *testing.T) {
 		a.Close()
 	}
 }
-
-// Failures from an address close it for guessing, but not for who has signed
-// rightly before: on the same connection, or from there.
-func TestRequestFailures(t *testing.T) {
-	a, err := New(Options{AccessKeys: []AccessKey{{Key: "AK", Secret: "s1"}, {Key: "BK", Secret: "s2"}}, FailuresPerMinute: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	want := func(step string, r signed, known *mq.Principal, from string, want mq.Code) *mq.Principal {
-		t.Helper()
-		code, p := requestCode(t, a, r, known, from)
-		if code != want {
-			t.Fatalf("%s: %v, want %v", step, code, want)
-		}
-		return p
-	}
-	const here, there = "192.0.2.1", "192.0.2.2"
-	first := want("first", signed{"AK", "s1"}, nil, here, mq.OK)
-	for range 3 {
-		want("guess", signed{"BK", "x"}, nil, here, mq.BadCredentials)
-	}
-	want("guess over the limit", signed{"BK", "y"}, nil, here, mq.TooManyAttempts)
-	want("right over the limit, never seen", signed{"BK", "s2"}, nil, here, mq.TooManyAttempts)
-	want("right, other address", signed{"BK", "s2"}, nil, there, mq.OK)
-	want("same connection", signed{"AK", "s1"}, first, here, mq.OK)
-	want("other key on that connection", signed{"BK", "s2"}, first, here, mq.TooManyAttempts)
-	want("new connection of a known one", signed{"AK", "s1"}, nil, here, mq.OK)
-	want("a known one that guesses", signed{"AK", "z"}, nil, here, mq.BadCredentials)
-	want("is known no more", signed{"AK", "s1"}, nil, here, mq.TooManyAttempts)
-}

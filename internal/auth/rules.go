@@ -171,20 +171,21 @@ func (a *Auth) Grant(p *mq.Principal, filter []byte) mq.Grant {
 // filter that matches one topic. The first rule that covers it wins; one before
 // that denies a part of it leaves the rest.
 func (a *Auth) decide(p *mq.Principal, action mq.Action, topic []byte) mq.Grant {
-	if !a.parentAllowed(topic) {
+	now := a.policy.Load()
+	if !now.stands(p) || !now.parentAllowed(topic) {
 		return mq.GrantNone
 	}
 	// Statistics are read by a rule that names $SYS, or not at all.
 	named := action == mq.Subscribe && isStatistics(topic)
-	if len(a.rules) == 0 {
+	if len(now.rules) == 0 {
 		if named {
 			return mq.GrantNone
 		}
 		return mq.GrantAll
 	}
 	grant := mq.GrantAll
-	for i := range a.rules {
-		r := &a.rules[i]
+	for i := range now.rules {
+		r := &now.rules[i]
 		if !r.concerns(p, action) || !r.mayMatch(topic) {
 			continue
 		}
@@ -222,15 +223,15 @@ func withoutShare(filter []byte) []byte {
 
 // parentAllowed reports whether the list of parent topics has that of a topic
 // name or filter. A wildcard in its place is refused, $SYS is not concerned.
-func (a *Auth) parentAllowed(topic []byte) bool {
-	if len(a.topics) == 0 {
+func (p *policy) parentAllowed(topic []byte) bool {
+	if len(p.topics) == 0 {
 		return true
 	}
 	parent := mq.ParentTopic(topic)
 	if string(parent) == "$SYS" {
 		return true
 	}
-	_, ok := a.topics[string(parent)]
+	_, ok := p.topics[string(parent)]
 	return ok
 }
 

@@ -271,7 +271,7 @@ func TestRulesAgainstModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &Auth{rules: compiled}
+		a := withRules(compiled)
 		p := &mq.Principal{ClientID: "dev", User: rapid.SampledFrom([]string{"ann", "ev"}).Draw(t, "user")}
 		for _, topic := range world {
 			want := naiveAllow(rules, p, "pub", topic)
@@ -361,13 +361,21 @@ func TestAllowDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// withRules is an open server with rules.
+func withRules(rules []rule) *Auth {
+	a := &Auth{}
+	a.policy.Store(&policy{open: true, rules: rules, anyone: &mq.Principal{Standing: new(mq.Standing)}})
+	return a
+}
+
 func BenchmarkAllow(b *testing.B) {
 	rules, p := hotRules()
 	compiled, err := compileRules(rules)
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := &Auth{rules: compiled}
+	a := withRules(compiled)
+	p.Standing = a.policy.Load().anyone.Standing // as of a login
 	topic := []byte("parent/p2p/GID_group@@@device-0002")
 	b.ReportAllocs()
 	for b.Loop() {

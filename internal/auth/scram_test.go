@@ -155,7 +155,7 @@ func TestSCRAMVector(t *testing.T) {
 	if string(reply) != verifier || !done || err != nil {
 		t.Fatalf("got %q, %v, %v", reply, done, err)
 	}
-	if got, want := *e.Principal(), (mq.Principal{ClientID: "dev1", User: "user"}); got != want {
+	if got, want := named(e.Principal()), (mq.Principal{Kind: mq.KindUser, ClientID: "dev1", User: "user"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 
@@ -229,7 +229,7 @@ func TestSCRAM(t *testing.T) {
 		if tt.as == "" {
 			tt.as = tt.user
 		}
-		if got, want := *e.Principal(), (mq.Principal{ClientID: "dev1", User: tt.as}); got != want {
+		if got, want := named(e.Principal()), (mq.Principal{Kind: mq.KindUser, ClientID: "dev1", User: tt.as}); got != want {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
 	}
@@ -318,7 +318,7 @@ func TestSCRAMWorkIsTheSame(t *testing.T) {
 		}
 		// The work waits for its turn, and not forever.
 		e := begin(t, a, device)
-		a.passwords.slots = make(slots) // none is free
+		a.passwords.queue = newHashQueue(0) // none is free
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		e.ctx = ctx
@@ -333,7 +333,11 @@ func TestSCRAMWorkIsTheSame(t *testing.T) {
 
 func TestSCRAMMalformed(t *testing.T) {
 	a := scramAuth(t, scramFile(t), Options{FailuresPerMinute: 1000})
-	left := func() float64 { return a.failures.tokens(source(device.Remote), time.Now()) }
+	left := func() float64 {
+		f := a.policy.Load().failures
+		_, used := f.used(digest{}, source(device.Remote), time.Now())
+		return failuresInAll*f.perMinute - used
+	}
 	const nonce = "rOprNGfwEbeRWgbNEkqO"
 	long := strings.Repeat("x", maxMessage)
 	for _, tt := range []string{
@@ -352,7 +356,7 @@ func TestSCRAMMalformed(t *testing.T) {
 		_, _, err = e.Next([]byte("n,,n=carol,r=" + nonce))
 		wantCode(t, err, mq.NotAuthorized) // for good
 	}
-	if left() != 1000 {
+	if left() != 1000*failuresInAll {
 		t.Error("mistakes of form count as failed logins")
 	}
 
@@ -473,7 +477,7 @@ func TestSCRAMUserChanged(t *testing.T) {
 		}
 		proof, _ := client.Step(string(challenge))
 		change()
-		if err := f.Write(a.usersFile); err != nil {
+		if err := f.Write(a.policy.Load().usersFile); err != nil {
 			t.Fatal(err)
 		}
 		if err := a.Reload(); err != nil {
@@ -482,7 +486,7 @@ func TestSCRAMUserChanged(t *testing.T) {
 		_, _, err = e.Next([]byte(proof))
 		wantCode(t, err, mq.BadCredentials)
 		addSCRAM(t, f, "carol", "pencil")
-		if err := f.Write(a.usersFile); err != nil {
+		if err := f.Write(a.policy.Load().usersFile); err != nil {
 			t.Fatal(err)
 		}
 		if err := a.Reload(); err != nil {

@@ -16,8 +16,9 @@ import (
 
 // userTable is the users file in memory; it does not change.
 type userTable struct {
-	byName map[string]FileUser
-	dummy  []byte // stands for the hash of whoever is not there
+	byName   map[string]FileUser
+	standing map[string]*mq.Standing // by name; that of the table before where the user is the same
+	dummy    []byte                  // stands for the hash of whoever is not there
 
 	// For SCRAM:
 	unprepared map[string]string // prepared name to the name in the file, if it is another; "" if several
@@ -31,6 +32,7 @@ type userTable struct {
 func newUserTable(f *UsersFile, fallback digestKey) *userTable {
 	t := &userTable{
 		byName:     make(map[string]FileUser, len(f.Users)),
+		standing:   make(map[string]*mq.Standing, len(f.Users)),
 		unprepared: make(map[string]string),
 		saltKey:    fallback,
 	}
@@ -39,7 +41,7 @@ func newUserTable(f *UsersFile, fallback digestKey) *userTable {
 	}
 	cost := 0
 	for _, u := range f.Users {
-		t.byName[u.Name] = u
+		t.byName[u.Name], t.standing[u.Name] = u, new(mq.Standing)
 		if u.Hash != "" {
 			c, _ := checkHash(u.Hash) // checked when the file was read
 			cost = max(cost, c)
@@ -56,33 +58,81 @@ func newUserTable(f *UsersFile, fallback digestKey) *userTable {
 	return t
 }
 
+// follow takes over the standing of the users that are as they were in old. It is
+// called before anybody else sees t. Both may be nil.
+func (t *userTable) follow(old *userTable) {
+	if t == nil || old == nil {
+		return
+	}
+	for name, u := range t.byName {
+		if had, ok := old.byName[name]; ok && had == u {
+			t.standing[name] = old.standing[name]
+		}
+	}
+}
+
+// has reports whether there is a user; in a nil table there is none.
+func (t *userTable) has(name string) bool {
+	if t == nil {
+		return false
+	}
+	_, ok := t.byName[name]
+	return ok
+}
+
+// hasAsIs reports whether a user is there, unchanged.
+func (t *userTable) hasAsIs(u *FileUser) bool {
+	return t != nil && t.byName[u.Name] == *u
+}
+
+// sameNames reports whether the users of both have the same names. No table has
+// those of an empty one.
+func (t *userTable) sameNames(o *userTable) bool {
+	var a, b map[string]FileUser
+	if t != nil {
+		a = t.byName
+	}
+	if o != nil {
+		b = o.byName
+	}
+	return sameKeys(a, b)
+}
+
 // checkUser checks a name and password with the users file. Whoever is not
 // there, or has another password, costs the same time: one bcrypt hash.
-func (a *Auth) checkUser(ctx context.Context, c *mq.Credentials) (*mq.Principal, error) {
-	t := a.users.Load()
+func (a *Auth) checkUser(ctx context.Context, now *policy, c *mq.Credentials) (*mq.Principal, error) {
+	t := now.users
 	if t == nil {
 		return nil, mq.Errorf(mq.BadCredentials,
 			"this server has no users; add one with `homing passwd`, or use Signature|{accessKey}|{instance}")
 	}
-	principal := &mq.Principal{ClientID: c.ClientID, User: c.Username}
 	u := t.byName[c.Username]
+	principal := &mq.Principal{Kind: mq.KindUser, ClientID: c.ClientID, User: u.Name, Standing: t.standing[u.Name]} // its string is shared
 	hash := t.dummy
-	switch {
-	case u.Secret != "":
-		if a.isSecret(u.Secret, c.Password) || signedWith(u.Secret, c.ClientID, c.Password) {
-			return principal, nil
-		}
-	case u.Hash != "" && len(c.Password) <= maxPassword:
+	if u.Hash != "" && len(c.Password) <= maxPassword {
 		if a.passwords.known(u.Name, u.Hash, c.Password) {
 			return principal, nil
 		}
 		hash = []byte(u.Hash)
 	}
-	right, err := a.passwords.compare(ctx, hash, c.Password[:min(len(c.Password), maxPassword)], func() error {
-		return a.admit(c, a.devices.password)
-	})
-	if err != nil || !right || u.Hash == "" {
+	admit := func() error { return now.admit(c.Username, c.Remote) }
+	if err := admit(); err != nil {
 		return nil, err
+	}
+	if u.Secret != "" && (a.isSecret(u.Secret, c.Password) || signsClientID(u.Secret, c.ClientID, c.Password)) {
+		return principal, nil
+	}
+	right := false
+	trusted := now.failures.trusted(c.Username, c.Remote, time.Now())
+	err := a.passwords.queue.run(ctx, c.Remote, trusted, admit, func() {
+		right = bcrypt.CompareHashAndPassword(hash, c.Password[:min(len(c.Password), maxPassword)]) == nil
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !right || u.Hash == "" || len(c.Password) > maxPassword:
+		now.failures.add(c.Username, c.Remote, time.Now())
+		return nil, nil
 	}
 	a.passwords.remember(u.Name, u.Hash, c.Password)
 	return principal, nil
@@ -136,13 +186,14 @@ func statFile(path string) fileState {
 func (a *Auth) reloadChanged() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
-	if statFile(a.usersFile).same(a.lastSeen) {
+	now := a.policy.Load()
+	if now.usersFile == "" || statFile(now.usersFile).same(a.lastSeen) {
 		return
 	}
-	err := a.readUsers()
+	err := a.reloadUsers()
 	switch {
 	case err == nil:
-	case a.users.Load() == nil && errors.Is(err, fs.ErrNotExist):
+	case now.users == nil && errors.Is(err, fs.ErrNotExist):
 	default:
 		a.log.Error("users file not read, the users stay as they were", slog.Any("error", err))
 	}
@@ -151,28 +202,30 @@ func (a *Auth) reloadChanged() {
 // Reload reads the users file now, changed or not (for SIGHUP). On an error
 // the users stay as they were.
 func (a *Auth) Reload() error {
-	if a.usersFile == "" {
-		return nil
-	}
 	a.reload.Lock()
 	defer a.reload.Unlock()
-	return a.readUsers()
+	if a.policy.Load().usersFile == "" {
+		return nil
+	}
+	return a.reloadUsers()
 }
 
-// readUsers is called with a.reload held. The state is taken before the file
-// is read: a change in between is seen the next time.
-func (a *Auth) readUsers() error {
-	a.lastSeen = statFile(a.usersFile)
-	f, err := ReadUsersFile(a.usersFile)
+// reloadUsers puts the content of the users file in force. a.reload is held.
+func (a *Auth) reloadUsers() error {
+	now := a.policy.Load()
+	users, err := a.readUsers(now.usersFile)
 	if err != nil {
 		return err
 	}
+	a.put(now.withUsers(users))
+	return nil
+}
+
+// warnReadable logs if others of this machine can read the users file that was
+// looked at last. a.reload is held.
+func (a *Auth) warnReadable(path string) {
 	if info := a.lastSeen.info; info != nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
 		a.log.Warn("users file can be read by other users of this machine; run chmod 600 on it",
-			slog.String("file", a.usersFile), slog.String("mode", info.Mode().Perm().String()))
+			slog.String("file", path), slog.String("mode", info.Mode().Perm().String()))
 	}
-	a.users.Store(newUserTable(f, a.key))
-	a.open.Store(false)
-	a.log.Info("users file read", slog.String("file", a.usersFile), slog.Int("users", len(f.Users)))
-	return nil
 }

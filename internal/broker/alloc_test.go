@@ -114,7 +114,8 @@ func publishQoS2(w *world, src Source, m *mq.Message, sender *sink, pid uint16) 
 	w.b.PublishQoS2(src, m, QoS2Publish{Conn: sender, PacketID: pid, Room: 100}, &w.batch)
 }
 
-func (l *sink) Settle() {}
+func (l *sink) Settle()       {}
+func (l *sink) Revoked() bool { return false }
 
 func (l *sink) Quiesce() {}
 

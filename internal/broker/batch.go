@@ -18,12 +18,14 @@ type Completer interface {
 // flush. A gateway makes one per goroutine, sets the time with Begin for every
 // batch of input, and calls Flush at its end.
 type Batch struct {
-	now   int64 // see Broker.Now; 0: nobody has asked since Begin
-	mono  int64 // microseconds on a clock that never jumps
-	conns []Flusher
-	done  []completion
-	pumps []*Session
-	lost  []Conn // connections whose session the store has failed
+	now     int64 // see Broker.Now; 0: nobody has asked since Begin
+	mono    int64 // microseconds on a clock that never jumps
+	conns   []Flusher
+	done    []completion
+	pumps   []*Session
+	lost    []Conn     // connections whose session the store has failed
+	ended   []Conn     // connections whose login has ended
+	regroup []*Session // groups whose members are to be asked about
 	// refused is why the last message published with it was refused at once.
 	refused mq.Code
 	// patient: its goroutine serves one session only, and may look for retained
@@ -100,8 +102,12 @@ func (b *Batch) pump(s *Session) {
 // lose notes a connection to close because the store fails its session.
 func (b *Batch) lose(c Conn) { b.lost = append(b.lost, c) }
 
+// revoke notes a connection to close because its login has ended.
+func (b *Batch) revoke(c Conn) { b.ended = append(b.ended, c) }
+
 // Flush does all that was noted, and what that entails. No lock may be held.
 func (b *Batch) Flush() {
+	b.rejoinAll()
 	for len(b.done)+len(b.pumps)+len(b.conns) > 0 {
 		for i := 0; i < len(b.done); i++ {
 			d := b.done[i]
@@ -124,6 +130,10 @@ func (b *Batch) Flush() {
 		c.Close(SessionLost)
 	}
 	b.lost = b.lost[:0]
+	for _, c := range b.ended {
+		c.Close(Revoked)
+	}
+	b.ended = b.ended[:0]
 	if cap(b.buf) > maxScratch {
 		b.buf = nil
 	}

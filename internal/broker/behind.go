@@ -54,7 +54,7 @@ func (s *Session) refuseBehind(seq uint64, err error, b *Batch) {
 		sender = senderOf(q.origin)
 	}
 	stop(sender)
-	s.flushPending(s.nextSeq)
+	s.flushPending(s.nextSeq, b)
 	if sender == nil {
 		return
 	}

@@ -36,9 +36,21 @@ type Options struct {
 	Clock *clock.Clock
 
 	Keep              KeepPolicy
-	RetainedLimit     int // retained messages; 0: no limit
-	DelayedLimit      int // messages that wait for their time; 0: no limit
-	SubscriptionLimit int // of one client; 0: no limit
+	RetainedLimit     int   // retained messages; 0: no limit
+	RetainedBytes     int64 // of their records and topic names; 0: no limit
+	DelayedLimit      int   // messages that wait for their time; 0: no limit
+	DelayedBytes      int64 // of their records; 0: no limit
+	WillLimit         int   // wills; 0: no limit
+	WillBytes         int64 // of wills as they are stored; 0: no limit
+	Share             int   // percent of each of these that one account may have; see mq.Limit
+	SubscriptionLimit int   // of one client; 0: no limit
+
+	SubscriptionBytes int64 // of the filters of one client; 0: no limit
+	SubscriptionAll   int64 // and of all clients
+	MatchSteps        int   // most steps of a search for subscribers, see admit.go; 0: no limit
+	MatchStepsClient  int   // and among the filters of one client
+
+	SessionOwner OwnerPolicy
 
 	InboxLimit  int   // messages waiting per client; 0: no limit
 	InboxBytes  int64 // of their records; 0: no limit
@@ -60,11 +72,14 @@ type Broker struct {
 	opt      Options
 	registry registry
 	topics   topicTree
+	rights   rights
 	retained retainedSet
 	delays   delays
 	wheel    wheel
 	expiries timeQueue
 	wills    timeQueue     // when those of offline sessions are due
+	willed   willed        // how many wills there are
+	memory   memory        // what messages in memory take, by account
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
 
@@ -74,6 +89,7 @@ type Broker struct {
 	stalled   []stalled
 
 	unreadable unreadable
+	ownerless  ownerless
 
 	Stats Stats
 
@@ -96,13 +112,19 @@ func New(opt Options) (*Broker, error) {
 		b.clock = clock.New(clock.Options{Log: b.log})
 	}
 	b.registry.init()
-	b.topics.init(b.mayRead)
+	b.limit()
+	b.topics.init(&b.rights)
+	b.topics.steps, b.topics.clientSteps = opt.MatchSteps, opt.MatchStepsClient
+	b.rights.init(b)
 	b.wheel.init()
 	b.delays.init(b)
 	if err := b.loadRetained(); err != nil {
 		return nil, err
 	}
 	if err := b.loadSessions(); err != nil {
+		return nil, err
+	}
+	if err := b.loadOwners(); err != nil {
 		return nil, err
 	}
 	if err := b.crossCheck(); err != nil {
@@ -122,6 +144,7 @@ func New(opt Options) (*Broker, error) {
 func (b *Broker) Close() {
 	b.closing.Store(true)
 	b.delays.held.Store(true)
+	b.rights.wait()
 	close(b.stop)
 	b.wg.Wait()
 }
@@ -140,7 +163,13 @@ func (b *Broker) loadSessions() error {
 		if err != nil {
 			return err
 		}
+		var reader *mq.Principal // most subscriptions of a session were made by the same
 		for _, sub := range subs {
+			if sub.Reader != nil && reader != nil && *sub.Reader == *reader {
+				sub.Reader = reader
+			}
+			reader = sub.Reader
+			b.topics.reserve(s, sub.Filter, true)
 			b.subscribe(s, sub, sub.RetainedOwed, &batch)
 		}
 		return nil
@@ -154,6 +183,8 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 	defer s.mu.Unlock()
 	s.exists, s.expiry = true, meta.ExpirySeconds
 	s.metaSet, s.metaExp = true, meta.ExpirySeconds
+	s.owner = handleOf(meta.Owner)
+	s.unknown = s.owner == nobody
 	s.metaMore = meta.Deadline != 0 || len(meta.Will) > 0
 	if len(meta.Will) > 0 {
 		will, err := decodeWill(meta.Will, s.id)
@@ -161,6 +192,7 @@ func (s *Session) load(meta mq.SessionMeta, now int64) error {
 			return fmt.Errorf("session of %q: %w", s.id, err)
 		}
 		s.will = will
+		s.b.willed.take(will, len(meta.Will))
 		if s.will.due = meta.WillDue; s.will.due == 0 {
 			s.delayWill(now)
 		} else {

@@ -193,13 +193,16 @@ func (s *Session) confirmSoon() {
 func (b *Broker) Drain(limit time.Duration) {
 	end := time.Now().Add(limit)
 	b.delays.hold(end)
+	var batch Batch
+	batch.Begin()
 	for i := range b.registry.shards {
 		for _, s := range b.registry.shards[i].snapshot() {
 			s.mu.Lock()
-			s.flushPending(s.nextSeq)
+			s.flushPending(s.nextSeq, &batch)
 			s.unlock()
 		}
 	}
+	batch.Flush()
 	for b.unanswered.Load() > 0 && time.Now().Before(end) {
 		time.Sleep(time.Millisecond)
 	}

@@ -45,6 +45,7 @@ const (
 	TakenOver      CloseReason = iota // same client ID connected again [MQTT-3.1.4-3]
 	ServerShutdown                    //
 	SessionLost                       // the store cannot keep the session's promises
+	Revoked                           // what its client logged in with would not let it in any more
 )
 
 // Conn is what the core sees of a connection. The Send methods append to the
@@ -63,6 +64,9 @@ type Conn interface {
 	// Close starts closing the connection and returns. The gateway calls
 	// Broker.Disconnect when it is closed, also then.
 	Close(reason CloseReason)
+	// Revoked reports whether what the client has logged in with would not let it
+	// in any more. It may be called with a session locked.
+	Revoked() bool
 	// Settle waits until what the client has sent on this connection up to now, as
 	// far as the server has received it, is handled: a client that comes back has
 	// sent it before. If it ends the connection, Broker.Disconnect has returned,

@@ -9,6 +9,7 @@ import (
 // ConnectRequest is an authenticated CONNECT.
 type ConnectRequest struct {
 	ClientID   string
+	Principal  *mq.Principal // who connects; nil: nobody that is known. See OwnerPolicy
 	Conn       Conn
 	CleanStart bool
 	Expiry     uint32 // session expiry interval in seconds; 3.x: 0 or NeverExpires
@@ -36,12 +37,25 @@ var ErrSuperseded = errors.New("another connection with the same client ID was a
 // connection [MQTT-3.1.4-3], starts clean or resumes [MQTT-3.1.2-4]
 // [MQTT-3.1.2-5], sends CONNACK and begins to send what waits. It may block on
 // the store. batch must have nothing to flush; the caller flushes it after.
+// A principal that may not have the client ID gets an *mq.Error with NotAuthorized
+// that wraps an *OwnerError, and changes nothing.
 // [MQTT-3.1.2-6] [MQTT-3.1.4-4] [MQTT3-3.1.2-4] [MQTT3-3.1.2-6] [MQTT3-3.1.4-2] [MQTT3-3.1.4-3]
 func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
-	s := b.acquireSettled(req.ClientID)
+	who := ownerOf(req.Principal)
+	s, foreign, err := b.acquireFor(&req, who, batch)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.willed.admit(req.Will, s.will); err != nil {
+		b.Stats.WillsRefused.Add(1)
+		s.unlock()
+		return nil, err
+	}
 	old := s.detach(batch)
 	// Else it ends with the connection before, or has ended [MQTT-4.1.0-2].
-	resume := s.exists && !req.CleanStart && s.expiry > 0 && (old != nil || s.deadline == 0 || s.deadline > b.Now(batch))
+	resume := s.exists && !foreign && !req.CleanStart && s.expiry > 0 && (old != nil || s.lives(b.Now(batch)))
+	owner := s.owner
+	s.passTo(who)
 	if old == nil && !s.needsStore(req, resume) {
 		// The common case of a million devices that come back: nothing to wait for.
 		s.attach(req, resume, batch)
@@ -59,15 +73,21 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 		old.Close(TakenOver)
 		old.Quiesce()
 	}
-	var err error
 	if !b.publishWill(before, batch) && b.closing.Load() {
 		err = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting down"}
 	}
+	b.willed.drop(before) // what was not published by now never is
 	if err == nil {
 		err = s.catchUp()
 	}
+	if err == nil && foreign {
+		err = s.dropForeign()
+	}
 	if err == nil && !resume {
-		err = s.forgetSession(req.CleanStart, batch)
+		err = s.forgetSession(req.CleanStart || foreign, batch)
+	}
+	if err == nil {
+		err = s.correctOwner()
 	}
 	if err == nil {
 		err = s.saveMeta(mq.SessionMeta{ExpirySeconds: req.Expiry, Will: req.Will.encode()})
@@ -75,6 +95,8 @@ func (b *Broker) Connect(req ConnectRequest, batch *Batch) (*Session, error) {
 	s.mu.Lock()
 	s.vacate()
 	if err != nil {
+		s.passBack(owner)
+		b.willed.drop(req.Will)
 		if s.exists && s.expiry != NeverExpires {
 			s.expireAt(b.Now(batch) + int64(s.expiry)*1000)
 		}
@@ -100,7 +122,7 @@ func (s *Session) vacate() {
 // connection is accepted. s is locked and offline.
 func (s *Session) needsStore(req ConnectRequest, resume bool) bool {
 	switch {
-	case !s.confirmed() || s.stopped.Load() || s.count > 0 && !resume:
+	case !s.confirmed() || s.stopped.Load() || s.count > 0 && !resume || s.ownerStale:
 		return true
 	case !resume && (s.metaSet || s.exists || len(s.subs) > 0 || s.claimed()):
 		return true
@@ -117,8 +139,10 @@ func (s *Session) lacksMeta(expiry uint32) bool {
 }
 
 // hasMeta reports whether the store knows exactly this: a connected session
-// without will.
-func (s *Session) hasMeta(expiry uint32) bool { return s.metaSet && !s.metaMore && s.metaExp == expiry }
+// without will, and whose it is.
+func (s *Session) hasMeta(expiry uint32) bool {
+	return s.metaSet && !s.metaMore && !s.metaStale && s.metaExp == expiry
+}
 
 // claimed reports whether the client has QoS 2 claims, in memory or stored.
 func (s *Session) claimed() bool {
@@ -144,35 +168,6 @@ func (s *Session) catchUp() error {
 	return s.b.wait(op)
 }
 
-// acquire returns the session locked, when no other goroutine is changing its
-// existence.
-func (b *Broker) acquire(id string) *Session {
-	for {
-		s := b.lockedSession([]byte(id))
-		if s.busy == nil {
-			return s
-		}
-		busy := s.busy
-		s.mu.Unlock()
-		<-busy
-	}
-}
-
-// acquireSettled is acquire for a connection that is about to take the place of
-// another: what the client has sent on that one comes first. Its farewell may be
-// in there, its acknowledgements, its last message.
-func (b *Broker) acquireSettled(id string) *Session {
-	for settled := Conn(nil); ; {
-		s := b.acquire(id)
-		if s.conn == nil || s.conn == settled {
-			return s
-		}
-		settled = s.conn
-		s.mu.Unlock()
-		settled.Settle()
-	}
-}
-
 // attach makes the connection the session's. s is locked.
 // [MQTT-3.2.2-2] [MQTT-3.2.2-3] [MQTT3-3.2.2-1] [MQTT3-3.2.2-2] [MQTT3-3.2.2-3]
 func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
@@ -181,9 +176,11 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 		s.life++
 	}
 	s.exists = true
+	s.askAgain(resume, b)
 	s.expiry = req.Expiry
 	s.deadline = 0
 	s.will = req.Will
+	s.account = mq.AccountOf(req.Principal)
 	s.conn = req.Conn
 	s.late &^= lateReported
 	s.stopped.Store(false)
@@ -208,6 +205,9 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.b.Stats.Connected.Add(1)
 	s.arrive()
 	req.Conn.SendConnack(s, resume, b)
+	if req.Principal.Ended() { // while it was let in: whoever ended it has not seen the connection
+		b.revoke(req.Conn)
+	}
 }
 
 // detach ends the session's connection, if any, and returns it. What was sent
@@ -250,8 +250,13 @@ func (s *Session) detachEntry(e *inflight, b *Batch) {
 			b.complete(e.origin, e.token, mq.NoTarget)
 			return
 		}
-		s.storePending(e)
-		s.requeue(e)
+		if s.storePending(e, b) {
+			s.requeue(e)
+			return
+		}
+		s.hold(-len(e.rec))
+		s.endIdentifier(e.seq)
+		s.b.drop(mq.DropInboxesFull)
 	case writing:
 		s.requeue(e)
 	case volatile:
@@ -264,19 +269,6 @@ func (s *Session) detachEntry(e *inflight, b *Batch) {
 			b.complete(e.origin, e.token, mq.NoTarget)
 		}
 	}
-}
-
-// giveBack lets the group have back what it has lent, unless that was sent with
-// QoS 2: then nobody else may get it [MQTT-4.8.2-5].
-func (s *Session) giveBack(e *inflight, b *Batch) {
-	if e.flags&mq.FlagQoS == 1 {
-		b.complete(e.origin, e.token, mq.NoTarget)
-		return
-	}
-	if e.flags&mq.FlagReceived == 0 {
-		s.b.drop(mq.DropSessionEnded)
-	}
-	b.complete(e.origin, e.token, mq.OK)
 }
 
 // requeue puts an entry of the window whose write is under way into the tail.
@@ -316,6 +308,7 @@ func (b *Broker) Disconnect(s *Session, conn Conn, how Departure, batch *Batch) 
 		s.expiry = *how.Expiry
 	}
 	if how.DiscardWill {
+		b.willed.drop(s.will)
 		s.will = nil
 	}
 	s.detach(batch)
@@ -361,7 +354,12 @@ func (s *Session) end(batch *Batch) {
 	s.exists = false
 	s.mu.Unlock()
 	if s.b.publishWill(will, batch) || !s.b.closing.Load() { // else the next start does it
-		if err := s.forgetSession(true, batch); err != nil {
+		s.b.willed.drop(will)
+		err := s.forgetSession(true, batch)
+		if err == nil {
+			err = s.rememberOwner()
+		}
+		if err != nil {
 			s.b.log.Error("cannot end a session in the store", "client", s.id, "error", err)
 		}
 	}
@@ -413,23 +411,27 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 		if err := s.b.wait(ops...); err != nil {
 			return err
 		}
-		s.countCleared(before)
+		s.countCleared(before, mq.DropSessionEnded)
 	}
-	if lost && s.b.Stats.Orphans.Load() > 0 {
-		s.b.Stats.Orphans.Add(-1)
+	if lost {
+		s.b.foundOrphan()
 	}
 	s.mu.Lock()
 	s.forgetIdentifiers()
 	s.mu.Unlock()
 	if hadMeta {
+		s.mu.Lock()
+		whose := s.inboxOwner()
+		s.mu.Unlock()
 		unlock := s.keepSubscriptions()
-		err := s.b.store.DeleteSession(s.id)
+		err := s.b.store.DeleteSession(s.id, whose)
 		unlock()
 		if err != nil {
 			return err
 		}
 		s.mu.Lock()
-		s.metaSet = false
+		s.metaSet, s.metaStale = false, false
+		s.ownerIsKept(whose)
 		s.mu.Unlock()
 	}
 	return nil
@@ -437,13 +439,13 @@ func (s *Session) forgetSession(clean bool, batch *Batch) error {
 
 // countCleared takes the numbers from the store after a clear of an inbox that
 // had before entries, and counts what was dropped.
-func (s *Session) countCleared(before int) {
+func (s *Session) countCleared(before int, why mq.DropReason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	arrived := s.count - before
 	s.recount()
 	if gone := before + arrived - s.count; gone > 0 {
-		s.b.Stats.Dropped[mq.DropSessionEnded].Add(uint64(gone))
+		s.b.Stats.Dropped[why].Add(uint64(gone))
 	}
 }
 
@@ -453,6 +455,7 @@ func (s *Session) saveMeta(meta mq.SessionMeta) error {
 	more := meta.Deadline != 0 || len(meta.Will) > 0
 	s.mu.Lock()
 	needed := more || s.lacksMeta(meta.ExpirySeconds)
+	meta.Owner = s.ownerNow()
 	s.mu.Unlock()
 	if !needed {
 		return nil
@@ -460,11 +463,12 @@ func (s *Session) saveMeta(meta mq.SessionMeta) error {
 	if err := s.b.store.PutSession(s.id, meta); err != nil {
 		s.mu.Lock()
 		s.metaMore = true // it may be done all the same: the store is told again
+		s.metaStale = true
 		s.mu.Unlock()
 		return err
 	}
 	s.mu.Lock()
-	s.metaSet, s.metaExp, s.metaMore = true, meta.ExpirySeconds, more
+	s.metaSet, s.metaExp, s.metaMore, s.metaStale = true, meta.ExpirySeconds, more, false
 	s.mu.Unlock()
 	return nil
 }

@@ -16,8 +16,8 @@ import (
 // clock: if that jumps forward m comes early, if it jumps back m comes late. A
 // time that has passed means at once. m.Expiry is a time of day like at.
 //
-// The source may publish m if it may now, with the checks and codes of Publish;
-// nobody asks again later. done is told OK when m is stored, whatever its QoS, or
+// The source may publish m if it may now, with the checks and codes of Publish,
+// and if it may then: else m is dropped, as not authorized. done is told OK when m is stored, whatever its QoS, or
 // why it was refused. m is borrowed until PublishLater returns. What becomes of m
 // later is counted, and told to nobody.
 //
@@ -39,7 +39,7 @@ func (b *Broker) PublishAfter(src Source, m *mq.Message, delay int64, done Compl
 func (b *Broker) Wall() int64 { return b.delays.wall() }
 
 func (b *Broker) publishAt(by timing, src Source, m *mq.Message, at int64, done Completer, token uint64, batch *Batch) mq.Code {
-	d := &delivery{m: m, origin: done, token: token}
+	d := &delivery{m: m, origin: done, token: token, from: src.Principal}
 	kind, _ := mq.ParseTopic(m.Topic)
 	if why, code := b.permits(src, m, kind); code != mq.OK {
 		return b.refuse(d, why, code, batch)
@@ -51,9 +51,14 @@ func (b *Broker) publishAt(by timing, src Source, m *mq.Message, at int64, done 
 	if m.Expiry != 0 {
 		at = min(at, m.Expiry) // then it is dropped
 	}
-	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: d.record(), Owner: &later{by, done, token}}
-	if !b.delays.put(by, op) {
-		return b.refuse(d, mq.DropDelayedFull, mq.DelayedFull, batch)
+	record := make([]byte, 0, senderSize(src.Principal)+mq.RecordSize(m))
+	record = mq.AppendRecord(appendSender(record, src.Principal), m)
+	op := mq.Op{Kind: mq.OpPut, Flags: mq.Flags(m.QoS), Expiry: at, Record: record}
+	switch code := b.delays.put(&later{by, d.by(), done, token}, op); code {
+	case mq.DelayedFull:
+		return b.refuse(d, mq.DropDelayedFull, code, batch)
+	case mq.DelayedBytes:
+		return b.refuse(d, mq.DropDelayedBytes, code, batch)
 	}
 	return mq.OK
 }
@@ -61,6 +66,7 @@ func (b *Broker) publishAt(by timing, src Source, m *mq.Message, at int64, done 
 // later is the owner of the store's op: who is told.
 type later struct {
 	by     timing
+	owner  mq.Account
 	origin Completer
 	token  uint64
 }
@@ -69,9 +75,9 @@ type later struct {
 func (b *Broker) laterDone(l *later, op *mq.Op, err error, batch *Batch) {
 	if err == nil {
 		b.Stats.Stored.Add(1)
-		b.delays.enqueue(l.by, due{at: op.Expiry, seq: op.Seq})
+		b.delays.enqueue(l.by, newDue(op.Expiry, op.Seq, l.owner))
 	} else {
-		b.Stats.Delayed.Add(-1)
+		b.delays.give(l.owner, len(op.Record))
 		b.drop(dropOf(err))
 	}
 	batch.complete(l.origin, l.token, codeIf(err))
@@ -94,6 +100,8 @@ type delays struct {
 	mu      sync.Mutex // before the store's locks, and no others
 	boxes   [timings * delayedInboxes]mq.Inbox
 	nextSeq uint64
+	count   mq.Quota                    // of messages accepted and not published
+	bytes   mq.Quota                    // of their records
 	queues  [timings]*btree.BTreeG[due] // what is in the store and not being published
 	busy    int                         // being published, and answered soon
 	rest    time.Time                   // nothing is begun before
@@ -108,13 +116,22 @@ const (
 	timings
 )
 
-// due is when an entry is to be published.
+// due is when an entry is to be published. There may be millions: its seq and on
+// whose account it is are in one word.
 type due struct {
-	at  int64 // Unix ms
-	seq uint64
+	at  int64  // Unix ms
+	tag uint64 // the seq << accountBits | account
 }
 
-func (d due) before(o due) bool { return d.at < o.at || d.at == o.at && d.seq < o.seq }
+const accountBits = 16
+
+func newDue(at int64, seq uint64, owner mq.Account) due {
+	return due{at: at, tag: seq<<accountBits | uint64(owner)}
+}
+
+func (d due) seq() uint64       { return d.tag >> accountBits }
+func (d due) owner() mq.Account { return mq.Account(d.tag) }
+func (d due) before(o due) bool { return d.at < o.at || d.at == o.at && d.tag < o.tag }
 
 const (
 	// delayedInboxes is how many inboxes share the entries: the store copies the
@@ -167,10 +184,12 @@ func (q *delays) load() error {
 				if e.Seq%delayedInboxes != uint64(i%delayedInboxes) {
 					return fmt.Errorf("delayed message %d is in inbox %d of %d", e.Seq, i, len(q.boxes))
 				}
-				q.queues[i/delayedInboxes].Set(due{at: e.Expiry, seq: e.Seq})
+				q.queues[i/delayedInboxes].Set(newDue(e.Expiry, e.Seq, mq.Nobody))
 			}
-			q.b.Stats.Delayed.Add(int64(len(list)))
+			q.count.Add(mq.Nobody, int64(len(list)))
 		}
+		q.bytes.Add(mq.Nobody, q.b.store.Stats(in).Bytes)
+		q.publishStats()
 	}
 	return nil
 }
@@ -182,22 +201,6 @@ func (q *delays) box(by timing, seq uint64) mq.Inbox {
 		q.boxes[i] = q.b.store.Inbox(delayedInbox(int(i)))
 	}
 	return q.boxes[i]
-}
-
-// put submits the op that stores a message, as the next. It reports false if
-// there are too many.
-func (q *delays) put(by timing, op mq.Op) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if limit := q.b.opt.DelayedLimit; limit > 0 && q.b.Stats.Delayed.Load() >= int64(limit) {
-		return false
-	}
-	op.Seq, op.Inbox = q.nextSeq, q.box(by, q.nextSeq)
-	q.nextSeq++
-	q.b.Stats.Delayed.Add(1)
-	q.b.submitted(1)
-	q.b.store.Submit(op)
-	return true
 }
 
 // enqueue lets a stored message wait for its time.
@@ -251,7 +254,7 @@ func (q *delays) first(now [timings]int64) (by timing, d due, in int64, some boo
 	for t, queue := range q.queues {
 		if one, ok := queue.Min(); ok {
 			left := one.at - now[t]
-			if !some || left < in || left == in && one.seq < d.seq {
+			if !some || left < in || left == in && one.tag < d.tag {
 				by, d, in, some = timing(t), one, left, true
 			}
 		}
@@ -274,7 +277,7 @@ func (q *delays) take(dst []*flight) []*flight {
 		}
 		q.queues[by].PopMin()
 		q.busy++
-		dst = append(dst, &flight{q: q, by: by, in: q.box(by, d.seq), seq: d.seq, soon: true})
+		dst = append(dst, &flight{q: q, by: by, in: q.box(by, d.seq()), seq: d.seq(), owner: d.owner(), soon: true})
 	}
 	q.going.Store(len(dst) > 0)
 	return dst
@@ -317,6 +320,9 @@ type flight struct {
 	by  timing
 	in  mq.Inbox
 	seq uint64
+	// What it counts in delays: on whose account, and the size of its record.
+	owner mq.Account
+	size  int
 	// soon: it is answered soon, and counts in delays.busy until then.
 	soon bool
 }
@@ -335,7 +341,7 @@ func (f *flight) ack() mq.Op { return mq.Op{Kind: mq.OpAck, Inbox: f.in, Seq: f.
 
 // end is called when the entry is gone from the store.
 func (f *flight) end() {
-	f.q.b.Stats.Delayed.Add(-1)
+	f.q.give(f.owner, f.size)
 	f.land()
 }
 
@@ -346,7 +352,7 @@ func (f *flight) retry() {
 	q.mu.Lock()
 	q.rest = time.Now().Add(delayRest)
 	q.mu.Unlock()
-	q.enqueue(f.by, due{at: q.now()[f.by] + delayRetry, seq: f.seq})
+	q.enqueue(f.by, newDue(q.now()[f.by]+delayRetry, f.seq, f.owner))
 }
 
 // land gives up the place among those that are being published.
@@ -373,6 +379,9 @@ type flock struct {
 	buf     []byte
 	entries []mq.Entry
 	acks    []mq.Op
+	behalf  behalf
+	sender  *mq.Principal // of the entry that was read; nil: not known
+	warned  *mq.Principal // the last one of whom the log says that it may not
 	batch   Batch
 }
 
@@ -389,7 +398,7 @@ func (f *flock) publish(list []*flight) {
 			case m.QoS > 0:
 				one.publish(m, &f.batch)
 			case settled:
-				b.release(&delivery{m: m, delayed: true}, &f.batch)
+				b.release(&delivery{m: m, delayed: true, account: one.owner}, &f.batch)
 				one.end()
 			default:
 				one.retry()
@@ -420,6 +429,9 @@ func (f *flock) read(list []*flight) []*flight {
 // publish now.
 func (f *flock) fetch(one *flight, m *mq.Message) bool {
 	b, now := f.q.b, f.q.now()
+	if seq, size, ok := b.store.Oldest(one.in, one.seq-1); ok && seq == one.seq {
+		one.size = size
+	}
 	var err error
 	f.entries, f.buf, err = b.store.Read(one.in, one.seq-1, one.seq, 1, f.entries[:0], f.buf)
 	switch {
@@ -432,9 +444,12 @@ func (f *flock) fetch(one *flight, m *mq.Message) bool {
 		one.Complete(0, mq.OK, &f.batch)
 	case len(f.entries) == 0:
 		one.end()
-	case mq.DecodeRecord(m, f.entries[0].Record) != nil:
+	case !f.decode(m):
 		b.log.Error("a delayed message cannot be decoded; it is dropped", "seq", one.seq)
 		b.drop(mq.DropStoreFailed)
+		one.Complete(0, mq.OK, &f.batch)
+	case !f.permitted(m):
+		b.drop(mq.DropNotAuthorized)
 		one.Complete(0, mq.OK, &f.batch)
 	case m.Expired(now[one.by]):
 		b.drop(mq.DropExpired)
@@ -466,14 +481,14 @@ func (f *flight) publish(m *mq.Message, batch *Batch) {
 	if !f.q.b.answersSoon(m.Topic) {
 		f.land() // it need not be: the memory of its target bounds it
 	}
-	d := &delivery{m: m, origin: f, delayed: true}
+	d := &delivery{m: m, origin: f, delayed: true, account: f.owner}
 	if m.QoS == 2 {
 		d.along = f.ack()
 	}
 	f.q.b.release(d, batch)
 }
 
-// release is publish for a message that was permitted when it came.
+// release is publish for a message that is permitted.
 func (b *Broker) release(d *delivery, batch *Batch) {
 	kind, target := mq.ParseTopic(d.m.Topic)
 	b.route(Source{}, d, kind, target, batch)

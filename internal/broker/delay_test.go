@@ -395,7 +395,6 @@ func TestDelayedRefused(t *testing.T) {
 	if got := w.b.Stats.Delayed.Load(); got != 2 {
 		t.Errorf("%d wait, want 2", got)
 	}
-	allow(false)
 	w.elapse(10)
 	if w.drainAll(d); len(d.got) != 2 {
 		t.Errorf("%d delivered, want 2", len(d.got))

@@ -42,6 +42,7 @@
 // In this order; a goroutine never takes one that stands before one it holds,
 // and never two sessions at once, but in offerGroup:
 //
+//  0. rights.mu    a change of the rules being put into effect, one at a time
 //  1. shard.mu     client ID -> session
 //  2. Broker.groups, then Session.mu: everything of one session
 //  3. leaves: the subscription tree's, the linger wheel's, a connection's

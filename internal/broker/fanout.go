@@ -30,7 +30,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 	}
 	if d.m.Retain { // else nothing retained changes [MQTT-3.3.1-8] [MQTT3-3.3.1-12]
 		b.retained.mu.Lock()
-		if code := b.mayRetain(d.m); code != mq.OK {
+		if code := b.mayRetain(d); code != mq.OK {
 			b.retained.mu.Unlock()
 			return b.refuse(d, dropFor(code), code, batch)
 		}
@@ -47,6 +47,7 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 			b.retained.mu.Unlock()
 		}
 	}
+	d.rights = b.auth.Version()
 	batch.matches = b.topics.match(d.m.Topic, src.Session, batch.matches[:0])
 	d.publisher = src.Session
 	if len(batch.matches) == 0 && !d.m.Retain {
@@ -67,16 +68,12 @@ func (b *Broker) publishPlain(src Source, d *delivery, batch *Batch) mq.Code {
 	return mq.OK
 }
 
-// mayRead reports whether a message comes by a subscription; reader is its
-// Reader.
-func (b *Broker) mayRead(reader *mq.Principal, topic []byte) bool {
-	return reader == nil || b.auth.Allow(reader, mq.Subscribe, topic)
-}
-
 func dropFor(code mq.Code) mq.DropReason {
 	switch code {
 	case mq.RetainedFull:
 		return mq.DropRetainedFull
+	case mq.RetainedBytes:
+		return mq.DropRetainedBytes
 	case mq.StoreFull:
 		return mq.DropStoreFull
 	}
@@ -144,6 +141,10 @@ func (b *Broker) offerStored(list []match, d *delivery, f *fanout, batch *Batch)
 
 // offer delivers to one subscriber, whose session is locked.
 func (m *match) offer(d *delivery, f *fanout, b *Batch) {
+	if m.s.b.auth.Version() != d.rights && !m.s.mayRead(d.m.Topic) {
+		m.s.b.drop(mq.DropRevoked) // since it was matched
+		return
+	}
 	d.qos = min(d.m.QoS, m.qos) // [MQTT-3.8.4-8] [MQTT3-3.8.4-6]
 	if d.qos > 0 && f != nil {
 		f.left.Add(1)

@@ -29,12 +29,16 @@ type world struct {
 	auth  mq.Authorizer
 	clock func() *clock.Clock // makes that of a process; nil: the default
 	disk  func(vfs.FS) vfs.FS // nil, or what the store sees instead of fs
+
+	inboxes, names mq.Limit // of the store
 }
 
 type allowAll struct{}
 
 func (allowAll) Allow(*mq.Principal, mq.Action, []byte) bool { return true }
 func (allowAll) Grant(*mq.Principal, []byte) mq.Grant        { return mq.GrantAll }
+func (allowAll) Version() uint64                             { return 0 }
+func (allowAll) Changed(func())                              {}
 
 func newWorld(t testing.TB, opt Options, sync store.SyncMode) *world {
 	return newWorldWith(t, opt, sync, nil)
@@ -61,6 +65,7 @@ func (w *world) start() {
 	}
 	st, err := store.Open(store.Options{
 		Dir: "data", FS: fs, Sync: w.sync, SyncInterval: 50 * time.Millisecond, SegmentSize: 1 << 20, Retention: time.Hour, Clock: opt.Clock,
+		Inboxes: w.inboxes, InboxNames: w.names,
 		Done: func(ops []mq.Op, err error) {
 			<-ready
 			b.Committed(ops, err, &batch)
@@ -351,6 +356,8 @@ func (w *world) drainAll(d *device) {
 }
 
 func (l *link) Settle() {}
+
+func (l *link) Revoked() bool { return false }
 
 func (l *link) Quiesce() {}
 

@@ -35,7 +35,7 @@ func (s *Session) describe(m *mq.Message, own bool, h *Header) {
 	}
 	var few [4]match
 	for _, sub := range s.b.topics.of(s, m.Topic, few[:0]) {
-		if own && sub.noLocal || !s.b.mayRead(sub.reader, m.Topic) {
+		if own && sub.noLocal {
 			continue
 		}
 		h.Retain = h.Retain || m.Retain && sub.rap

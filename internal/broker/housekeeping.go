@@ -110,6 +110,7 @@ func (b *Broker) runHousekeeping() {
 		b.fireWills(b.Now(&batch))
 		b.expireMessages(&batch)
 		b.retryStalled(&batch)
+		b.forgetOwners()
 		batch.Flush()
 	}
 }

@@ -39,7 +39,7 @@ func (s *Session) observeAck(us int64) {
 
 // flushPending submits every pending entry of the window up to a seq, in
 // order. It comes before any put with a higher seq.
-func (s *Session) flushPending(upTo uint64) {
+func (s *Session) flushPending(upTo uint64, b *Batch) {
 	if s.unsafe > upTo || s.traffic == &noTraffic {
 		return
 	}
@@ -49,13 +49,27 @@ func (s *Session) flushPending(upTo uint64) {
 			break
 		}
 		if e.state == pending {
-			s.storePending(e)
+			s.storePending(e, b)
 		}
 	}
 	s.unsafe = min(upTo, s.nextSeq-1) + 1
 }
 
-func (s *Session) storePending(e *inflight) {
+// storePending submits a pending entry of the window. It reports false if it is
+// over a limit: then its sender is told that it is not safe, and it stays in memory
+// until the target, which it was sent to, has acknowledged it or is gone.
+func (s *Session) storePending(e *inflight, b *Batch) bool {
+	in, err := s.occupied(func() mq.Account {
+		if sender := senderOf(e.origin); sender != nil {
+			return sender.account
+		}
+		return mq.Nobody
+	})
+	if err != nil {
+		b.complete(e.origin, e.token, codeOf(err))
+		e.origin, e.state = nil, volatile
+		return false
+	}
 	var m mq.Message
 	_ = mq.DecodeRecord(&m, e.rec) // our own record; for its expiry
 	e.state = writing
@@ -65,8 +79,9 @@ func (s *Session) storePending(e *inflight) {
 	s.held++
 	s.heldBytes += int64(e.size)
 	s.b.submitted(1)
-	s.b.store.Submit(mq.Op{Kind: mq.OpPut, Inbox: s.box(), Seq: e.seq, Flags: e.flags, Expiry: m.Expiry, Record: e.rec,
+	s.b.store.Submit(mq.Op{Kind: mq.OpPut, Inbox: in, Seq: e.seq, Flags: e.flags, Expiry: m.Expiry, Record: e.rec,
 		Owner: s, Token: uint64(monotonic())})
+	return true
 }
 
 // wheel fires sessions whose oldest pending entry is due: 1 ms slots, one
@@ -127,6 +142,7 @@ func monotonic() int64 { return time.Since(epoch).Microseconds() }
 func (b *Broker) runLinger() {
 	var fired []*Session
 	var left bool
+	var batch Batch
 	for {
 		if !left {
 			select {
@@ -143,15 +159,17 @@ func (b *Broker) runLinger() {
 		time.Sleep(time.Millisecond)
 		now := monotonic()
 		fired, left = b.wheel.due(now/1000, fired[:0])
+		batch.Begin()
 		for _, s := range fired {
-			s.fire(now)
+			s.fire(now, &batch)
 		}
+		batch.Flush()
 		clear(fired)
 	}
 }
 
 // fire stores what is due.
-func (s *Session) fire(now int64) {
+func (s *Session) fire(now int64, b *Batch) {
 	s.mu.Lock()
 	defer s.unlock()
 	s.lingering = false
@@ -168,6 +186,6 @@ func (s *Session) fire(now int64) {
 		upTo = e.seq
 	}
 	if upTo > 0 {
-		s.flushPending(upTo)
+		s.flushPending(upTo, b)
 	}
 }

@@ -65,6 +65,13 @@ func (s *Session) orphaned() bool {
 	}
 }
 
+// foundOrphan is called when the client of an orphaned inbox has come back.
+func (b *Broker) foundOrphan() {
+	if b.Stats.Orphans.Load() > 0 {
+		b.Stats.Orphans.Add(-1)
+	}
+}
+
 // adopt makes the messages of an orphaned inbox those of the session that
 // begins. What the client had sent PUBREC for it has; it knows nothing of that
 // exchange any more, since CONNACK tells it that the session is new. ops are done

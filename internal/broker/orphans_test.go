@@ -17,7 +17,7 @@ func (w *world) loseSessions(ids ...string) {
 	w.settle()
 	w.b.Close()
 	for _, id := range ids {
-		if err := w.st.DeleteSession(id); err != nil {
+		if err := w.st.DeleteSession(id, nil); err != nil {
 			w.t.Fatal(err)
 		}
 	}

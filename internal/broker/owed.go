@@ -1,6 +1,10 @@
 package broker
 
-import "github.com/homing-mq/homing/internal/mq"
+import (
+	"slices"
+
+	"github.com/homing-mq/homing/internal/mq"
+)
 
 // owed is a new subscription whose retained messages are being sent, as fast as
 // the client takes them: from Broker.retained, in order of its keys. What is
@@ -11,34 +15,58 @@ type owed struct {
 	at   int64  // not before: the store could not read it, monotonic
 }
 
+// debts are the owed of a session, in the order in which they were subscribed. There
+// is at least one.
+type debts struct {
+	list []*owed // those that are not in at any more are passed over; the first is
+	at   map[string]*owed
+}
+
+// first is the one whose messages are sent now.
+func (d *debts) first() *owed { return d.list[0] }
+
+func (d *debts) holds(o *owed) bool { return d.at[o.sub.Filter] == o }
+
+// remove takes one out, and leaves none behind that is the first.
+func (d *debts) remove(filter string) {
+	delete(d.at, filter)
+	for len(d.list) > 0 && !d.holds(d.list[0]) {
+		d.list[0] = nil
+		d.list = d.list[1:]
+	}
+	if len(d.list) > 2*len(d.at)+16 {
+		d.list = slices.DeleteFunc(d.list, func(o *owed) bool { return !d.holds(o) })
+	}
+}
+
 // owe notes that retained messages are to be sent for a subscription. s is
 // locked.
 func (s *Session) owe(sub mq.Subscription) {
 	s.own()
 	s.oweNot(sub.Filter)
-	s.owed = append(s.owed, &owed{sub: sub})
+	if s.owed == nil {
+		s.owed = &debts{at: make(map[string]*owed)}
+	}
+	o := &owed{sub: sub}
+	s.owed.list = append(s.owed.list, o)
+	s.owed.at[sub.Filter] = o
 }
 
 // owes returns what is still to be sent for a filter, or nil. s is locked.
 func (s *Session) owes(filter string) *owed {
-	for _, o := range s.owed {
-		if o.sub.Filter == filter {
-			return o
-		}
+	if s.owed == nil {
+		return nil
 	}
-	return nil
+	return s.owed.at[filter]
 }
 
 // oweNot ends that. s is locked.
 func (s *Session) oweNot(filter string) {
-	if s.traffic == &noTraffic {
+	if s.owed == nil {
 		return
 	}
-	for i, o := range s.owed {
-		if o.sub.Filter == filter {
-			s.owed = append(s.owed[:i:i], s.owed[i+1:]...)
-			return
-		}
+	if s.owed.remove(filter); len(s.owed.at) == 0 {
+		s.owed = nil
 	}
 }
 
@@ -68,7 +96,8 @@ func (s *Session) sendRetained(b *Batch) bool {
 	if !s.win.room(s.receiveMax) {
 		return false
 	}
-	o, conn, filter := s.owed[0], s.conn, s.owed[0].sub.Filter
+	o, conn := s.owed.first(), s.conn
+	filter := o.sub.Filter
 	from := o.from
 	s.mu.Unlock()
 	list, next, err := s.b.lookUp(filter, from, b)
@@ -79,7 +108,7 @@ func (s *Session) sendRetained(b *Batch) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.mu.Lock()
-	if s.conn != conn || len(s.owed) == 0 || s.owed[0] != o || o.from != from {
+	if s.conn != conn || s.owed == nil || s.owed.first() != o || o.from != from {
 		return true
 	}
 	if s.tail.n > 0 || s.backlog > s.cursor {
@@ -163,7 +192,13 @@ func (s *Session) sendFound(o *owed, rec []byte, b *Batch) bool {
 	if rec == nil || mq.DecodeRecord(m, rec) != nil || m.Expired(s.b.Now(b)) {
 		return true // replaced meanwhile, damaged or worthless
 	}
-	if !s.b.mayRead(o.sub.Reader, m.Topic) {
+	if len(m.Topic) > keyBytes && !mq.MatchFilter([]byte(o.sub.Filter), m.Topic) {
+		return true // its key has not all of the topic
+	}
+	if !s.mayRead(m.Topic) {
+		if s.subs[o.sub.Filter].Asks != asksPart {
+			s.b.drop(mq.DropRevoked)
+		}
 		return true
 	}
 	m.Retain, m.Addressed, m.Live = true, true, false // [MQTT3-3.3.1-8]

@@ -38,6 +38,7 @@ type wire struct {
 	limit   int // bytes of payload; 0: none
 	sess    *Session
 	wake    chan struct{} // capacity 1; nil: nobody waits
+	p       *mq.Principal // nil: never revoked
 }
 
 func (l *wire) SendConnack(s *Session, present bool, _ *Batch) { l.sess, l.present = s, present }
@@ -94,6 +95,8 @@ func (l *wire) Close(CloseReason) {
 }
 
 func (l *wire) Settle() {}
+
+func (l *wire) Revoked() bool { return l.p.Ended() }
 
 func (l *wire) Quiesce() {}
 

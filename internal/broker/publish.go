@@ -42,6 +42,11 @@ type delivery struct {
 	token  uint64
 	rec    []byte // the record of m once one was needed; shared by targets
 
+	// On whose account is what it makes the store hold: from's, or if that is nil
+	// of the number.
+	from    *mq.Principal
+	account mq.Account
+
 	// along is committed together with what is stored of a QoS 2 message, as one
 	// unit: the claim of its identifier if the sender has a persistent session,
 	// or the end of what it was stored as before. Kind 0: nothing.
@@ -51,6 +56,7 @@ type delivery struct {
 	lent      bool     // by a shared subscription, which is the origin
 	delayed   bool     // its time has come; if the store fails it is tried again
 	publisher *Session // of an ordinary topic; nil: none of ours
+	rights    uint64   // the version of the rules that its matches were found under
 
 	admitted bool // the store has been asked
 
@@ -73,6 +79,7 @@ func (d *delivery) record() []byte {
 
 func (b *Broker) publish(src Source, d *delivery, batch *Batch) mq.Code {
 	m := d.m
+	d.from = src.Principal
 	if m.QoS == 0 {
 		d.origin = nil
 	}
@@ -314,17 +321,11 @@ func (s *Session) sendNow(d *delivery, store bool, b *Batch) bool {
 	e.due = b.mono + linger
 	s.win.push(e)
 	if linger == 0 || s.pendingBytes > s.b.opt.PendingSize || s.b.pendingBytes.Load() > s.b.opt.PendingAll {
-		s.flushPending(seq)
+		s.flushPending(seq, b)
 	} else {
 		s.armLinger(e.due)
 	}
 	return true
-}
-
-// hold accounts for bytes kept in memory only; negative ones give back.
-func (s *Session) hold(n int) {
-	s.pendingBytes += int64(n)
-	s.b.pendingBytes.Add(int64(n))
 }
 
 // keep writes the message to the store and queues it for sending.
@@ -340,8 +341,12 @@ func (s *Session) keep(d *delivery, b *Batch) {
 		s.b.refuse(d, mq.DropInboxFull, mq.InboxFull, b)
 		return
 	}
-	in := s.box()
-	s.flushPending(s.nextSeq)
+	in, err := s.occupied(d.by)
+	if err != nil {
+		s.b.refuse(d, dropOf(err), codeOf(err), b)
+		return
+	}
+	s.flushPending(s.nextSeq, b)
 	seq := s.allot()
 	flags := mq.Flags(d.qos)
 	if s.b.survives(d, s) {
@@ -488,8 +493,11 @@ func codeOf(err error) mq.Code {
 }
 
 func dropOf(err error) mq.DropReason {
-	if codeOf(err) == mq.StoreFull {
+	switch codeOf(err) {
+	case mq.StoreFull:
 		return mq.DropStoreFull
+	case mq.InboxesFull:
+		return mq.DropInboxesFull
 	}
 	return mq.DropStoreFailed
 }

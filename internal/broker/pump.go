@@ -32,6 +32,7 @@ func (s *Session) pumpLocked(b *Batch) {
 		}
 		for s.pumpStep(b) {
 		}
+		s.trust()
 	}
 	s.markSent()
 	s.pumping = false
@@ -64,10 +65,10 @@ func (s *Session) pumpStep(b *Batch) bool {
 	if s.tail.n > 0 {
 		return s.sendQueued(b)
 	}
-	if len(s.owed) == 0 || s.owed[0].at > monotonic() || s.b.closing.Load() { // then nobody may begin to read the store
+	if s.owed == nil || s.owed.first().at > monotonic() || s.b.closing.Load() { // then nobody may begin to read the store
 		return false
 	}
-	if !b.patient && strings.ContainsAny(s.owed[0].sub.Filter, "+#") {
+	if !b.patient && strings.ContainsAny(s.owed.first().sub.Filter, "+#") {
 		s.sendRetainedApart()
 		return false
 	}
@@ -77,10 +78,11 @@ func (s *Session) pumpStep(b *Batch) bool {
 // queuedSize is the memory of an entry of the tail besides its record, bytes.
 const queuedSize = int64(unsafe.Sizeof(queued{}))
 
-// crowded reports whether the tail is at its bound. Then QoS 0 messages at its
+// crowded reports whether the tail is at its bound, or all that is in memory, or
+// the share of the client's account in that. Then QoS 0 messages at its
 // head are dropped, so that stored ones behind them can leave.
 func (s *Session) crowded() bool {
-	return s.tail.bytes+int64(s.tail.n)*queuedSize > s.b.opt.PendingSize
+	return s.tail.bytes+int64(s.tail.n)*queuedSize > s.b.opt.PendingSize || s.tail.n > 0 && s.charged > 0 && s.b.memory.over(s)
 }
 
 // spill lets the durable head of the tail go from memory when it cannot be
@@ -120,6 +122,8 @@ func (s *Session) sendQueued(b *Batch) bool {
 	if q.qos0 {
 		if m.Expired(s.b.Now(b)) {
 			s.b.drop(mq.DropExpired)
+		} else if !s.mayStillRead(m.Topic) {
+			s.b.drop(mq.DropRevoked)
 		} else if s.sendQoS0(m, kindOf(m.Topic), b); s.full {
 			return false
 		}
@@ -135,8 +139,8 @@ func (s *Session) sendQueued(b *Batch) bool {
 		seq: q.seq, rec: q.rec, origin: q.origin, token: q.token, size: uint32(len(q.rec)),
 		state: q.state, flags: q.flags,
 	}
-	if m.Expired(s.b.Now(b)) {
-		s.b.drop(mq.DropExpired)
+	if why, out := s.outlived(m, q.flags, q.seq <= s.sentTo, m.Expired(s.b.Now(b))); out {
+		s.b.drop(why)
 		s.giveUp(&e, mq.OK, b)
 		s.cursor = max(s.cursor, q.seq)
 		s.tail.pop()
@@ -154,6 +158,19 @@ func (s *Session) sendQueued(b *Batch) bool {
 	}
 	s.tail.pop()
 	return true
+}
+
+// outlived reports whether an entry that has waited is not to be sent, and why:
+// it has expired, or its target may not have it any more. A QoS 2 exchange that has
+// begun goes on [MQTT-4.3.3-7]: the client has the message.
+func (s *Session) outlived(m *mq.Message, flags mq.Flags, begun, expired bool) (mq.DropReason, bool) {
+	switch {
+	case expired:
+		return mq.DropExpired, true
+	case begun && flags&mq.FlagQoS == 2, s.mayStillRead(m.Topic):
+		return 0, false
+	}
+	return mq.DropRevoked, true
 }
 
 // sendPublish sends an entry and puts it into the window. One that is too
@@ -275,8 +292,9 @@ func (s *Session) sendEntry(en *mq.Entry, b *Batch) bool {
 	}
 	e := inflight{seq: en.Seq, size: uint32(len(en.Record)), state: durable, flags: en.Flags}
 	qos := mq.QoS(en.Flags & mq.FlagQoS)
-	if en.Seq > s.sentTo && en.Flags&mq.FlagSent == 0 && m.Expired(s.b.Now(b)) {
-		s.b.drop(mq.DropExpired)
+	begun := en.Seq <= s.sentTo || en.Flags&mq.FlagSent != 0
+	if why, out := s.outlived(m, en.Flags, begun, !begun && m.Expired(s.b.Now(b))); out {
+		s.b.drop(why)
 		s.cursor = en.Seq
 		s.giveUp(&e, mq.OK, b)
 		return true

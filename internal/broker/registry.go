@@ -18,6 +18,7 @@ type registry struct {
 type shard struct {
 	mu       sync.RWMutex
 	sessions map[string]*Session
+	owners   map[string]formerOwner // of inboxes with messages, or in the store, whose session was evicted
 	// changedAt is the latest Session.changedAt of those that were evicted.
 	changedAt int64
 	subs      sync.Mutex // held while stored subscriptions of one of them change
@@ -88,6 +89,10 @@ func (b *Broker) newSession(id string) *Session {
 	if s.open(); s.inbox != mq.NoInbox {
 		s.changedAt = sh.changedAt // it may be the one that was evicted
 	}
+	if o, ok := sh.owners[id]; ok {
+		s.owner, s.ownerKept, s.ownerStale = o.owner, o.kept, o.stale
+		delete(sh.owners, id)
+	}
 	sh.sessions[id] = s
 	return s
 }
@@ -108,6 +113,7 @@ func (s *Session) evictIdle() {
 		s.dead = true
 		delete(sh.sessions, s.id)
 		sh.changedAt = max(sh.changedAt, s.changedAt)
+		sh.leaveOwner(s)
 		s.forgetPurged()
 	}
 	if gone && s.expiring != nil {

@@ -18,21 +18,25 @@ import (
 //
 // Its lock comes before sessions. The order of topics is that of their levels,
 // so that a filter with wildcards finds its matches by skipping what lies
-// between.
+// between; see key.go.
 type retainedSet struct {
 	mu     sync.Mutex
 	topics btree.Map[string, retained] // by levelKey
 	size   atomic.Int64                // of topics
+	count  mq.Quota                    // of what is shown, but the server's own
+	bytes  mq.Quota                    // of their records and topic names
 }
 
 // retained is the current message of a topic.
 type retained struct {
-	in  mq.Inbox
-	seq uint64
-	rec []byte // until the store has it, and for the server's own topics
-	ops int32  // that the store has not done yet
+	in   mq.Inbox
+	size uint32 // bytes that it counts in retainedSet.bytes
+	seq  uint64
+	rec  []byte // until the store has it, and for the server's own topics
+	ops  int32  // that the store has not done yet
 	// gone: it was removed, but the inbox is in use while there are ops.
 	gone bool
+	by   mq.Account // on whose account it counts
 }
 
 func (r *retainedSet) set(key string, v retained) {
@@ -40,11 +44,18 @@ func (r *retainedSet) set(key string, v retained) {
 	r.size.Store(int64(r.topics.Len()))
 }
 
-// levelKey turns the level separator into U+0000, which no topic contains and
-// which sorts before all else: a topic is followed by what lies below it.
-func levelKey(topic string) string { return strings.ReplaceAll(topic, "/", "\x00") }
+// tally counts a message of clients that is shown from now on, or with sign -1 no
+// more. The lock is held.
+func (b *Broker) tally(v *retained, sign int64) {
+	r := &b.retained
+	r.count.Add(v.by, sign)
+	r.bytes.Add(v.by, sign*int64(v.size))
+	b.Stats.Retained.Store(r.count.Used())
+	b.Stats.RetainedBytes.Store(r.bytes.Used())
+}
 
-func topicOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }
+// retainedSize is what a retained message counts, bytes: its topic is in memory.
+func retainedSize(topic, record int) uint32 { return uint32(topic + record) }
 
 // retain makes the message, of any QoS, the retained one of its topic
 // [MQTT3-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11], or with an empty
@@ -62,18 +73,21 @@ func (b *Broker) retain(d *delivery, f *fanout) {
 		if now.in == mq.NoInbox {
 			now.in = b.store.Inbox(mq.RetainedInbox + string(d.m.Topic))
 		}
+		if shown {
+			b.tally(&now, -1)
+		}
 		now.seq, now.rec, now.gone = max(old+1, b.store.NextSeq(now.in)), d.record(), false
+		now.size, now.by = retainedSize(len(d.m.Topic), len(now.rec)), d.by()
+		b.tally(&now, 1)
 		ops = append(ops, mq.Op{
 			Kind: mq.OpPut, Inbox: now.in, Seq: now.seq, Flags: mq.Flags(d.m.QoS), Expiry: d.m.Expiry, Record: now.rec, Owner: note,
 		})
 		if shown {
 			ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old})
-		} else {
-			b.Stats.Retained.Add(1)
 		}
 	case shown || had && now.ops > 0: // also while it is being removed: that is not safe yet
 		if shown {
-			b.Stats.Retained.Add(-1)
+			b.tally(&now, -1)
 		}
 		now.gone, now.rec = true, nil
 		ops = append(ops, mq.Op{Kind: mq.OpAck, Inbox: now.in, Seq: old, Owner: note})
@@ -96,14 +110,21 @@ func (b *Broker) retain(d *delivery, f *fanout) {
 
 // mayRetain says whether the message can be retained, before anything is done.
 // The lock is held.
-func (b *Broker) mayRetain(m *mq.Message) mq.Code {
+func (b *Broker) mayRetain(d *delivery) mq.Code {
+	m, r := d.m, &b.retained
 	if len(m.Payload) == 0 {
 		return mq.OK
 	}
-	if limit := b.opt.RetainedLimit; limit > 0 && b.Stats.Retained.Load() >= int64(limit) {
-		if old, had := b.retained.topics.Get(levelKey(string(m.Topic))); !had || old.gone {
-			return mq.RetainedFull
-		}
+	by, more := d.by(), int64(1)
+	wider := int64(retainedSize(len(m.Topic), len(d.record())))
+	if old, had := r.topics.Get(levelKey(string(m.Topic))); had && !old.gone {
+		more, wider = 0, wider-int64(old.size) // it takes the place of another
+	}
+	switch {
+	case !r.count.Fits(by, more):
+		return mq.RetainedFull
+	case !r.bytes.Fits(by, wider):
+		return mq.RetainedBytes
 	}
 	if err := b.store.Admit(mq.RecordSize(m)); err != nil {
 		return codeOf(err)
@@ -145,7 +166,7 @@ func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
 	case err != nil:
 		now.rec = nil
 		b.drop(dropOf(err))
-		b.reload(&now)
+		b.reload(n.key, &now)
 	default:
 		// What failed before may have left something behind.
 		now.rec = nil
@@ -169,16 +190,23 @@ func (b *Broker) retainDone(n *retainNote, err error, batch *Batch) {
 }
 
 // reload makes current what the store has, after it has failed.
-func (b *Broker) reload(now *retained) {
+func (b *Broker) reload(key string, now *retained) {
 	if !now.gone {
-		b.Stats.Retained.Add(-1)
+		b.tally(now, -1)
 	}
 	if last := b.store.Stats(now.in).Last; last > 0 {
 		now.seq, now.gone = last, false
-		b.Stats.Retained.Add(1)
+		now.size, now.by = b.storedSize(key, now), mq.Nobody
+		b.tally(now, 1)
 	} else {
 		now.gone = true
 	}
+}
+
+// storedSize is the retainedSize of the message that the store has.
+func (b *Broker) storedSize(key string, now *retained) uint32 {
+	_, size, _ := b.store.Oldest(now.in, now.seq-1)
+	return retainedSize(len(key), size)
 }
 
 // loadRetained finds the retained messages after a restart. Of two for one topic
@@ -191,8 +219,11 @@ func (b *Broker) loadRetained() error {
 			return nil
 		}
 		b.ackBelow(in, st.Last)
-		b.retained.set(levelKey(name[len(mq.RetainedInbox):]), retained{in: in, seq: st.Last})
-		b.Stats.Retained.Add(1)
+		v := retained{in: in, seq: st.Last}
+		key := levelKey(name[len(mq.RetainedInbox):])
+		v.size = b.storedSize(key, &v)
+		b.retained.set(key, v)
+		b.tally(&v, 1)
 		return nil
 	})
 }
@@ -214,7 +245,7 @@ func (b *Broker) removeRetained(key string, seq uint64, why mq.DropReason) {
 		return
 	}
 	b.drop(why)
-	b.Stats.Retained.Add(-1)
+	b.tally(&now, -1)
 	now.gone = true
 	now.ops++
 	r.set(key, now)
@@ -247,8 +278,8 @@ func (r *retainedSet) matches(filter string) bool {
 // maxSteps bounds how many keys one find looks at: the lock is held.
 const maxSteps = 200
 
-// find appends to dst the retained messages that match the filter, in order of
-// their keys from the first at or above from, at most limit. next is where to go
+// find appends to dst the retained messages that match the filter, or may where
+// the key has not all of the topic name, in order of their keys from the first at or above from, at most limit. next is where to go
 // on, "" at the end. The lock is held.
 func (r *retainedSet) find(filter, from string, limit int, dst []found) (list []found, next string) {
 	if !strings.ContainsAny(filter, "+#") {
@@ -280,62 +311,4 @@ func (r *retainedSet) find(filter, from string, limit int, dst []found) (list []
 		}
 	}
 	return dst, ""
-}
-
-// firstKey is a key that none which matches comes before: the levels up to the
-// first wildcard.
-func firstKey(levels []string) string {
-	for i, level := range levels {
-		if level == "+" || level == "#" {
-			return strings.Join(levels[:i], "\x00")
-		}
-	}
-	return strings.Join(levels, "\x00")
-}
-
-// compare reports whether the key matches the filter with these levels. If not,
-// skipTo is a key that no match lies before, "" if there is none after key;
-// skipTo may be key itself: then the one after it is to be looked at.
-func compare(levels []string, key string) (match bool, skipTo string) {
-	if key[0] == '$' && (levels[0] == "+" || levels[0] == "#") { // [MQTT-4.7.2-1]
-		return false, "%" // what sorts after $
-	}
-	skip := -1 // where the part of key ends up to which it may grow: its last level under a +
-	start := 0
-	for _, level := range levels {
-		if level == "#" {
-			return true, ""
-		}
-		if start > len(key) {
-			return false, key // too short: what lies below it comes next
-		}
-		end := strings.IndexByte(key[start:], 0)
-		if end < 0 {
-			end = len(key)
-		} else {
-			end += start
-		}
-		switch have := key[start:end]; {
-		case level == "+":
-			skip = end
-		case have < level:
-			return false, key[:start] + level
-		case have > level:
-			return false, sibling(key, skip)
-		}
-		start = end + 1
-	}
-	if start > len(key) {
-		return true, ""
-	}
-	return false, sibling(key, skip) // it has more levels
-}
-
-// sibling is the first key that can follow everything below key[:end]; "" if
-// there is no level that may grow.
-func sibling(key string, end int) string {
-	if end < 0 {
-		return ""
-	}
-	return key[:end] + "\x01"
 }

@@ -33,6 +33,8 @@ type Session struct {
 	metaExp uint32 // the expiry that the store has
 	life    uint32 // counts the sessions of this client ID: claims belong to one
 
+	subBytes uint32 // of the filters in subs
+
 	dead      bool // evicted from the registry; look it up again
 	exists    bool // there is an MQTT session, connected or persistent
 	metaSet   bool // the store has metadata of this session
@@ -42,11 +44,21 @@ type Session struct {
 	again     bool // and another one asked meanwhile
 	full      bool // the outbox is; Drained clears it
 	retain    RetainRule
-	purged    bool // see Broker.purged
-	unmarked  bool // something was sent that the store has without FlagSent
-	lingering bool // on the wheel
-	owing     bool // a goroutine is about to send retained messages
-	late      late // see lookBehind
+	account   mq.Account // of conn's principal; stays when it is gone
+	purged    bool       // see Broker.purged
+	unmarked  bool       // something was sent that the store has without FlagSent
+	lingering bool       // on the wheel
+	owing     bool       // a goroutine is about to send retained messages
+	doubted   bool       // of what waits some may be of a time with other rights: see doubt
+	late      late       // see lookBehind
+
+	metaStale  bool // the store's metadata of this session may tell another owner
+	ownerKept  bool // the store has an owner of the inbox, see Store.PutOwner
+	ownerStale bool // and it may be another one
+	unknown    bool // on whose behalf it has subscriptions: it is of a time when that was not stored
+	unasked    bool // it has passed to another, and what it has was not asked about for that one
+
+	owner ownerHandle // whom the session belongs to, or else what waits in the inbox
 
 	will    *Will  // to be published when the connection ends, or later; nil: none
 	share   *share // nil: has nothing to do with shared subscriptions
@@ -93,9 +105,10 @@ type traffic struct {
 	dropFrom, dropTo, lowTo uint64
 	unsafe                  uint64 // no entry of the window below is pending
 
-	owed []*owed // subscriptions whose retained messages are not all sent
+	owed *debts // subscriptions whose retained messages are not all sent; nil: none
 
 	pendingBytes int64 // in memory only: pending and volatile entries
+	charged      int64 // of these, what counts on the account; see charge
 	ackTime      int64 // moving average of the target's acknowledgement time, us; 0: unknown
 }
 
@@ -110,7 +123,7 @@ func (s *Session) own() {
 
 // disown gives it up where it says nothing. The session is offline.
 func (s *Session) disown() {
-	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && len(s.owed) == 0 && s.win.ids == nil {
+	if s.win.n == 0 && s.tail.n == 0 && s.pendingBytes == 0 && s.dropTo == 0 && s.owed == nil && s.win.ids == nil {
 		s.traffic = &noTraffic
 	}
 }
@@ -128,7 +141,7 @@ func (s *Session) persistent() bool { return s.exists && s.expiry > 0 }
 // behind reports whether something has to be sent before a message that
 // arrives now.
 func (s *Session) behind() bool {
-	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full || len(s.owed) > 0
+	return s.tail.n > 0 || s.backlog > s.cursor || s.pumping || s.full || s.owed != nil
 }
 
 // waiting is the number of messages the inbox limit counts: kept, and not sent.
@@ -143,6 +156,23 @@ func (s *Session) box() mq.Inbox {
 	return s.inbox
 }
 
+// occupied is box for a message that is to be stored: it fails if one more inbox
+// that holds messages is over a limit. by says on whose account it is.
+func (s *Session) occupied(by func() mq.Account) (mq.Inbox, error) {
+	if s.count > 0 {
+		return s.box(), nil
+	}
+	in, err := s.b.store.Occupy(s.id, by())
+	if err != nil {
+		return mq.NoInbox, err
+	}
+	if s.inbox == mq.NoInbox {
+		s.inbox = in
+		s.nextSeq = max(s.nextSeq, s.b.store.NextSeq(in))
+	}
+	return in, nil
+}
+
 // open takes over what the store has for this client ID.
 func (s *Session) open() {
 	s.nextSeq = 1
@@ -153,6 +183,7 @@ func (s *Session) open() {
 	s.nextSeq = s.b.store.NextSeq(s.inbox)
 	s.rewind()
 	s.recount()
+	s.doubt() // what the store has may be of any time
 	if s.count > 0 {
 		s.loadIdentifiers()
 	}

@@ -51,6 +51,11 @@ type member struct {
 	sub  mq.Subscription
 	lent int  // messages it has
 	left bool // the group
+
+	// barred: it gets nothing, because it may not have all of the filter. Set with
+	// both sessions locked.
+	barred bool
+	asked  atomic.Uint64 // the version of the rules that barred was found under
 }
 
 // rank orders locks: shared subscriptions come before clients.
@@ -74,7 +79,6 @@ func (b *Broker) join(s *Session, sub mq.Subscription, batch *Batch) {
 	}
 	m := l.members[i]
 	m.sub = sub
-	l.enroll()
 	s.mu.Lock()
 	s.putSubscription(sub)
 	if s.share == nil {
@@ -88,6 +92,8 @@ func (b *Broker) join(s *Session, sub mq.Subscription, batch *Batch) {
 	}
 	m.ready.Store(true)
 	s.mu.Unlock()
+	m.bar()
+	l.enroll()
 	g.mu.Unlock()
 	batch.pump(g)
 }
@@ -128,12 +134,15 @@ func (s *Session) group() *lender {
 // maxLent is how many messages a group has lent at most: its window.
 const maxLent = 65535
 
-// enroll puts the group into the topic tree with what its members grant. s is
+// enroll puts the group into the topic tree with what its members grant, those
+// that get nothing apart. s is
 // locked.
 func (l *lender) enroll() {
-	sub := mq.Subscription{Filter: l.filter}
+	sub := mq.Subscription{Filter: l.filter, Asks: asksBarred}
 	for _, m := range l.members {
-		sub.QoS = max(sub.QoS, m.sub.QoS)
+		if !m.barred {
+			sub.QoS, sub.Asks = max(sub.QoS, m.sub.QoS), asksNothing
+		}
 	}
 	l.s.b.topics.add(sub, l.s)
 }
@@ -160,7 +169,7 @@ func (b *Broker) leave(s *Session, filter string, batch *Batch) {
 	if k := slices.Index(s.share.in, m); k >= 0 {
 		s.share.in = slices.Delete(s.share.in, k, k+1)
 	}
-	if s.conn != nil {
+	if s.conn != nil && !m.barred {
 		l.online.Add(-1)
 	}
 	s.mu.Unlock()
@@ -222,10 +231,11 @@ func (l *lender) SendPublish(m *mq.Message, h Header, b *Batch) SendResult {
 // each time, or nil.
 func (l *lender) choose() *member {
 	var best *member
+	version := l.s.b.auth.Version()
 	for i := range l.members {
 		at := (l.turn + i) % len(l.members)
 		m := l.members[at]
-		if !m.ready.Load() || best != nil && m.lent >= best.lent {
+		if !m.ready.Load() || !m.mayTake(version) || best != nil && m.lent >= best.lent {
 			continue
 		}
 		if best = m; m.lent == 0 {
@@ -259,7 +269,7 @@ func (m *member) take(msg *mq.Message, h Header, b *Batch) SendResult {
 	case !s.conn.Takes(&own, s.header(&own, qos)):
 		return m.refuse(SendTooLarge)
 	case qos == 2 && s.persistent():
-		if !s.full && s.backlog <= s.cursor && len(s.owed) == 0 && s.win.unack+s.tail.n < int(min(s.receiveMax, maxMoved)) &&
+		if !s.full && s.backlog <= s.cursor && s.owed == nil && s.win.unack+s.tail.n < int(min(s.receiveMax, maxMoved)) &&
 			!s.crammed(mq.RecordSize(&own)) {
 			return m.move(&own, h.Seq, b)
 		}
@@ -323,6 +333,19 @@ func (m *member) Complete(seq uint64, code mq.Code, b *Batch) {
 	}
 }
 
+// giveBack lets the group have back what it has lent, unless that was sent with
+// QoS 2: then nobody else may get it [MQTT-4.8.2-5].
+func (s *Session) giveBack(e *inflight, b *Batch) {
+	if e.flags&mq.FlagQoS == 1 {
+		b.complete(e.origin, e.token, mq.NoTarget)
+		return
+	}
+	if e.flags&mq.FlagReceived == 0 {
+		s.b.drop(mq.DropSessionEnded)
+	}
+	b.complete(e.origin, e.token, mq.OK)
+}
+
 // feed lets the groups of a session know that it may have room again. s is
 // locked.
 func (s *Session) feed(b *Batch) {
@@ -343,7 +366,9 @@ func (s *Session) arrive() {
 		return
 	}
 	for _, m := range s.share.in {
-		m.of.online.Add(1)
+		if !m.barred {
+			m.of.online.Add(1)
+		}
 	}
 	s.share.hungry = len(s.share.in) > 0
 }
@@ -353,7 +378,9 @@ func (s *Session) depart() {
 		return
 	}
 	for _, m := range s.share.in {
-		m.of.online.Add(-1)
+		if !m.barred {
+			m.of.online.Add(-1)
+		}
 	}
 }
 
@@ -433,6 +460,9 @@ func (l *lender) Flush(*Batch) {}
 
 // Close implements Conn: the store has failed; it is tried again.
 func (l *lender) Close(CloseReason) { l.stall() }
+
+// Revoked implements Conn: members have logins, and are asked themselves.
+func (l *lender) Revoked() bool { return false }
 
 // Settle implements Conn.
 func (l *lender) Settle() {}

@@ -33,19 +33,33 @@ type Stats struct {
 	Direct    atomic.Uint64           // acknowledged by the target before a write was needed
 	Dropped   [mq.DropReasons]atomic.Uint64
 	TakenOver atomic.Uint64
-	Connected atomic.Int64
-	Subs      atomic.Int64
-	Retained  atomic.Int64 // retained messages
-	Groups    atomic.Int64 // shared subscriptions
-	Delayed   atomic.Int64 // messages accepted by PublishLater and not published
-	Orphans   atomic.Int64 // inboxes of sessions that were lost before the start, whose clients have not come back
-	Overtaken atomic.Int64 // connections with a message that was overtaken by many acknowledgements
+	NotOwner  atomic.Uint64 // connections refused because the client ID belongs to another principal
+
+	SubsRefused [SubscriptionLimits]atomic.Uint64 // subscriptions over a limit
+
+	Connected     atomic.Int64
+	Subs          atomic.Int64
+	SubBytes      atomic.Int64  // of their filters
+	Retained      atomic.Int64  // retained messages
+	Groups        atomic.Int64  // shared subscriptions
+	Delayed       atomic.Int64  // messages accepted by PublishLater and not published
+	RetainedBytes atomic.Int64  // of their records and topic names
+	DelayedBytes  atomic.Int64  // of their records
+	Wills         atomic.Int64  // wills of connected and offline clients
+	WillBytes     atomic.Int64  // as they are stored
+	WillsRefused  atomic.Uint64 // CONNECTs refused for the limit on wills
+	Orphans       atomic.Int64  // inboxes of sessions that were lost before the start, whose clients have not come back
+	Overtaken     atomic.Int64  // connections with a message that was overtaken by many acknowledgements
 }
 
 func (b *Broker) drop(reason mq.DropReason) { b.Stats.Dropped[reason].Add(1) }
 
 // PendingBytes is the memory held by messages that are not stored.
 func (b *Broker) PendingBytes() int64 { return b.pendingBytes.Load() }
+
+// Hold adds n bytes, which may be negative, to PendingBytes: what gateways hold in
+// memory of packets that have arrived in part. It returns the sum.
+func (b *Broker) Hold(n int64) int64 { return b.pendingBytes.Add(n) }
 
 // Sessions counts the sessions in memory, those of clients.
 func (b *Broker) Sessions() int {

@@ -14,7 +14,7 @@ const (
 	Granted       SubscribeResult = iota
 	Refused                       // not allowed: a rule, or somebody else's P2P topic
 	FilterInvalid                 // not a topic filter
-	TooMany                       // over Options.SubscriptionLimit
+	TooMany                       // over a limit on subscriptions, see SubscriptionLimit
 	StoreError                    // could not be made durable
 )
 
@@ -28,11 +28,13 @@ const (
 func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, batch *Batch) []SubscribeResult {
 	results := make([]SubscribeResult, len(subs))
 	granted := make([]mq.Subscription, 0, len(subs))
+	defer s.keepSubscriptions()()
+	room := admission{s: s}
 	for i, sub := range subs {
 		plain := false
 		results[i], plain = b.checkFilter(s, p, &sub)
 		switch {
-		case plain && !s.mayHold(len(granted), sub.Filter):
+		case plain && !room.admit(sub.Filter):
 			results[i] = TooMany
 		case plain:
 			granted = append(granted, sub)
@@ -41,7 +43,6 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, 
 	if len(granted) == 0 {
 		return results
 	}
-	defer s.keepSubscriptions()()
 	wants, durable := s.wantsRetained(granted)
 	if durable {
 		for i := range granted {
@@ -50,6 +51,7 @@ func (b *Broker) Subscribe(s *Session, p *mq.Principal, subs []mq.Subscription, 
 		}
 		if err := b.store.PutSubscriptions(s.id, granted); err != nil {
 			b.log.Error("cannot store subscriptions", "client", s.id, "error", err)
+			room.cancel()
 			for i := range results {
 				if results[i] == Granted {
 					results[i] = StoreError
@@ -94,21 +96,8 @@ func (s *Session) wantsRetained(subs []mq.Subscription) (wants []bool, durable b
 	return wants, s.persistent()
 }
 
-// maxLevels is how many levels a topic filter may have: each costs memory.
+// maxLevels is how many levels a topic filter may have: a search goes as deep.
 const maxLevels = 200
-
-// mayHold reports whether the session may have one more subscription besides
-// the new ones.
-func (s *Session) mayHold(more int, filter string) bool {
-	limit := s.b.opt.SubscriptionLimit
-	if limit == 0 {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, had := s.subs[filter]
-	return had || len(s.subs)+more < limit
-}
 
 // checkFilter decides about one filter, and notes in the subscription if it is
 // granted in part. plain tells that it becomes a subscription: one's own P2P
@@ -134,7 +123,7 @@ func (b *Broker) checkFilter(s *Session, p *mq.Principal, sub *mq.Subscription) 
 		return Granted, true
 	case mq.GrantPart:
 		if !shared { // members may be allowed different things
-			sub.Reader = p
+			sub.Reader = p // so that it is known later that it was not all
 			return Granted, true
 		}
 	}
@@ -150,6 +139,7 @@ func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *B
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	sub.Asks = s.judge(&sub)
 	s.putSubscription(sub)
 	b.topics.add(sub, s)
 	// After it is in the tree: a message that is retained from now on arrives by it.
@@ -165,11 +155,15 @@ func (b *Broker) subscribe(s *Session, sub mq.Subscription, wants bool, batch *B
 // locked.
 // [MQTT-3.8.4-3] [MQTT3-3.8.4-3]
 func (s *Session) putSubscription(sub mq.Subscription) {
+	if before, had := s.subs[sub.Filter]; had {
+		sub.Filter = before.Filter // the one that the topic tree has, too
+	}
+	s.dropSubscription(sub.Filter)
 	if s.subs == nil {
 		s.subs = make(map[string]mq.Subscription)
 	}
-	s.dropSubscription(sub.Filter)
 	s.b.Stats.Subs.Add(1)
+	s.weighSubscription(sub.Filter, 1)
 	if special(&sub) {
 		s.special++
 	}
@@ -184,11 +178,22 @@ func (s *Session) dropSubscription(filter string) bool {
 		return false
 	}
 	s.b.Stats.Subs.Add(-1)
+	s.weighSubscription(filter, -1)
 	if special(&sub) {
 		s.special--
 	}
-	delete(s.subs, filter)
+	if delete(s.subs, filter); len(s.subs) == 0 {
+		s.subs = nil // a map does not shrink
+	}
 	return true
+}
+
+// weighSubscription counts the bytes of a filter that comes (sign 1) or goes (-1). s
+// is locked.
+func (s *Session) weighSubscription(filter string, sign int64) {
+	n := sign * int64(len(filter))
+	s.subBytes += uint32(n)
+	s.b.Stats.SubBytes.Add(n)
 }
 
 // dropSubscriptions ends all subscriptions, and returns the filters of shared
@@ -201,6 +206,10 @@ func (s *Session) dropSubscriptions() (shared []string) {
 			s.b.topics.remove(filter, s)
 		}
 		s.b.Stats.Subs.Add(-1)
+		s.weighSubscription(filter, -1)
+	}
+	if s.subs != nil {
+		s.b.topics.releaseAll(s)
 	}
 	if s.traffic != &noTraffic {
 		s.owed = nil
@@ -237,6 +246,9 @@ func (b *Broker) unsubscribe(s *Session, filter string, batch *Batch) bool {
 		s.oweNot(filter)
 	}
 	s.mu.Unlock()
+	if had {
+		b.topics.release(s, filter)
+	}
 	if had && isShared(filter) {
 		b.leave(s, filter, batch)
 	}

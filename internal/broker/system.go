@@ -8,7 +8,8 @@ import "github.com/homing-mq/homing/internal/mq"
 func (b *Broker) PublishSystem(topic string, payload []byte, batch *Batch) {
 	m := mq.Message{Topic: []byte(topic), Payload: payload, Retain: true}
 	b.retained.setSystem(topic, mq.AppendRecord(nil, &m))
+	d := &delivery{m: &m, kind: PubSub, rights: b.auth.Version()}
 	batch.matches = b.topics.match(m.Topic, nil, batch.matches[:0])
-	b.offerAll(&delivery{m: &m, kind: PubSub}, nil, batch)
+	b.offerAll(d, nil, batch)
 	clear(batch.matches)
 }

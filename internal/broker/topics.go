@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"bytes"
-	"slices"
 	"strings"
 	"sync"
 
@@ -12,27 +10,23 @@ import (
 // topicTree finds the subscribers of a topic name. Filters without wildcards
 // are in one map; the others in a tree by level.
 type topicTree struct {
-	mu    sync.RWMutex
-	exact map[string]*subscribers
-	root  node
-	// mayRead tells about a match with a reader.
-	mayRead func(reader *mq.Principal, topic []byte) bool
-}
+	mu     sync.RWMutex
+	exact  map[string]*subscribers
+	root   node
+	rights *rights // who may have what it finds; nil in tests: all
 
-type node struct {
-	children map[string]*node
-	plus     *node
-	here     *subscribers // filters that end at this level
-	hash     *subscribers // filters that end with # below this level
+	steps, clientSteps int // limits on the steps of a search; 0: none. See admit.go
+	shapes             map[*Session]*shape
 }
 
 // match is one subscriber of a topic.
 type match struct {
 	s       *Session
-	reader  *mq.Principal // not nil: only what it may read
+	owner   ownerHandle // of s
 	qos     mq.QoS
 	noLocal bool
 	rap     bool   // Retain As Published
+	asks    uint8  // whether s may have all that the filter matches; while matches are gathered, with a verdict
 	id      uint32 // subscription identifier; 0: none
 }
 
@@ -45,8 +39,9 @@ type subscribers struct {
 
 const indexFrom = 16
 
-func (t *topicTree) init(mayRead func(*mq.Principal, []byte) bool) {
-	t.exact, t.mayRead = make(map[string]*subscribers), mayRead
+func (t *topicTree) init(r *rights) {
+	t.exact, t.shapes, t.rights = make(map[string]*subscribers), make(map[*Session]*shape), r
+	t.root.weigh()
 }
 
 func (u *subscribers) find(s *Session) int {
@@ -98,12 +93,15 @@ func (u *subscribers) remove(s *Session) {
 	}
 }
 
+// hasWildcards tells of a valid filter.
+func hasWildcards(filter string) bool { return strings.ContainsAny(filter, "+#") }
+
 // add puts or replaces the subscription of s. It is called with s locked.
 func (t *topicTree) add(sub mq.Subscription, s *Session) {
-	m := match{s: s, reader: sub.Reader, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
+	m := matchOf(sub, s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !strings.ContainsAny(sub.Filter, "+#") {
+	if !hasWildcards(sub.Filter) {
 		u := t.exact[sub.Filter]
 		if u == nil {
 			u = &subscribers{}
@@ -112,104 +110,43 @@ func (t *topicTree) add(sub mq.Subscription, s *Session) {
 		u.put(m)
 		return
 	}
-	n, place := &t.root, (**subscribers)(nil)
-	for rest, more := sub.Filter, true; more && place == nil; {
-		var level string
-		level, rest, more = strings.Cut(rest, "/")
-		if level == "#" {
-			place = &n.hash
-		} else {
-			n = n.child(level)
-		}
-	}
-	if place == nil {
-		place = &n.here
-	}
+	var room [24]*node
+	_, place := t.way(room[:0]).grow(sub.Filter)
 	if *place == nil {
 		*place = &subscribers{}
 	}
 	(*place).put(m)
 }
 
-func (n *node) child(level string) *node {
-	if level == "+" {
-		if n.plus == nil {
-			n.plus = &node{}
-		}
-		return n.plus
-	}
-	c := n.children[level]
-	if c == nil {
-		if n.children == nil {
-			n.children = make(map[string]*node)
-		}
-		c = &node{}
-		n.children[strings.Clone(level)] = c
-	}
-	return c
+func matchOf(sub mq.Subscription, s *Session) match {
+	return match{s: s, owner: s.owner, asks: sub.Asks, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
 }
 
-// remove takes the subscription of s away, and nodes that are then empty.
+// way is the one to the root.
+func (t *topicTree) way(room []*node) trail { return append(room, &t.root) }
+
+// remove takes the subscription of s away, and nodes that are then not needed.
 func (t *topicTree) remove(filter string, s *Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !strings.ContainsAny(filter, "+#") {
+	if !hasWildcards(filter) {
 		if u := t.exact[filter]; u != nil {
 			if u.remove(s); len(u.list) == 0 {
 				delete(t.exact, filter)
 			}
 		}
+		if len(t.exact) == 0 {
+			t.exact = make(map[string]*subscribers) // a map does not shrink
+		}
 		return
 	}
-	t.root.remove(filter, s)
-}
-
-// remove reports whether the node is empty after.
-func (n *node) remove(filter string, s *Session) bool {
-	level, rest, more := strings.Cut(filter, "/")
-	var next *node
-	switch level {
-	case "#":
-		n.hash = n.hash.without(s)
-		return n.empty()
-	case "+":
-		next = n.plus
-	default:
-		next = n.children[level]
-	}
-	if next == nil {
-		return n.empty()
-	}
-	if more {
-		if !next.remove(rest, s) {
-			return false
-		}
-	} else {
-		next.here = next.here.without(s)
-		if !next.empty() {
-			return false
+	var room [24]*node
+	if way, place := t.way(room[:0]).find(filter); place != nil && *place != nil {
+		if (*place).remove(s); len((*place).list) == 0 {
+			*place = nil
+			way.prune()
 		}
 	}
-	if level == "+" {
-		n.plus = nil
-	} else {
-		delete(n.children, level)
-	}
-	return n.empty()
-}
-
-func (u *subscribers) without(s *Session) *subscribers {
-	if u == nil {
-		return nil
-	}
-	if u.remove(s); len(u.list) == 0 {
-		return nil
-	}
-	return u
-}
-
-func (n *node) empty() bool {
-	return n.here == nil && n.hash == nil && n.plus == nil && len(n.children) == 0
 }
 
 // match appends the subscribers of a topic name to dst, each session once, but
@@ -219,42 +156,51 @@ func (n *node) empty() bool {
 func (t *topicTree) match(topic []byte, publisher *Session, dst []match) []match {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	sets := 0
-	if u := t.exact[string(topic)]; u != nil {
-		dst = append(dst, u.list...)
-		sets++
-	}
-	if topic[0] == '$' {
-		level, rest, more := bytes.Cut(topic, []byte{'/'})
-		if c := t.root.children[string(level)]; c != nil {
-			dst = c.matchFrom(rest, more, dst, &sets)
-		}
-	} else {
-		dst = t.root.matchFrom(topic, true, dst, &sets)
-	}
-	dst = slices.DeleteFunc(dst, func(m match) bool {
-		return m.noLocal && m.s == publisher || m.reader != nil && !t.mayRead(m.reader, topic)
-	})
-	if sets > 1 {
-		dst = unite(dst)
-	}
-	return dst
+	g := gathering{topic: topic, publisher: publisher, tree: t, dst: dst, unsettled: t.rights.unsettled()}
+	t.search(&g)
+	return g.done()
 }
 
-// of appends the subscriptions of one session that match a topic name to dst.
+// search finds the sets of subscribers. The lock is held.
+func (t *topicTree) search(g *gathering) {
+	if u := t.exact[string(g.topic)]; u != nil {
+		g.add(u)
+	}
+	if g.topic[0] == '$' {
+		first := firstOf(g.topic)
+		if c := findKid(t.root.kids, first); c != nil {
+			g.try(c, g.topic, first)
+		}
+	} else {
+		t.root.search(g.topic, true, g)
+	}
+}
+
+// ownFrom is how many steps a search takes at least where it may be cheaper to look
+// at all subscriptions of the session.
+const ownFrom = 64
+
+// of appends the subscriptions of one session that match a topic name to dst. s is
+// locked.
 func (t *topicTree) of(s *Session, topic []byte, dst []match) []match {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	dst = t.exact[string(topic)].of(s, dst)
-	n, rest, more := &t.root, topic, true
-	if topic[0] == '$' {
-		var level []byte
-		level, rest, more = bytes.Cut(topic, []byte{'/'})
-		if n = t.root.children[string(level)]; n == nil {
-			return dst
+	if t.root.steps >= ownFrom && len(s.subs) < int(t.root.steps/2) {
+		for filter, sub := range s.subs {
+			if !isShared(filter) && mq.MatchFilter([]byte(filter), topic) {
+				dst = append(dst, matchOf(sub, s))
+			}
 		}
+		return dst
 	}
-	return n.of(s, rest, more, dst)
+	dst = t.exact[string(topic)].of(s, dst)
+	if topic[0] == '$' {
+		if first := firstOf(topic); findKid(t.root.kids, first) != nil {
+			return findKid(t.root.kids, first).tryOf(s, topic, first, dst)
+		}
+		return dst
+	}
+	return t.root.of(s, topic, true, dst)
 }
 
 func (u *subscribers) of(s *Session, dst []match) []match {
@@ -265,80 +211,4 @@ func (u *subscribers) of(s *Session, dst []match) []match {
 		dst = append(dst, u.list[i])
 	}
 	return dst
-}
-
-// of is matchFrom for one session.
-func (n *node) of(s *Session, topic []byte, more bool, dst []match) []match {
-	dst = n.hash.of(s, dst)
-	if !more {
-		return n.here.of(s, dst)
-	}
-	level, rest, more := bytes.Cut(topic, []byte{'/'})
-	if n.plus != nil {
-		dst = n.plus.of(s, rest, more, dst)
-	}
-	if c := n.children[string(level)]; c != nil {
-		dst = c.of(s, rest, more, dst)
-	}
-	return dst
-}
-
-// matchFrom matches the remaining levels; more is false when there are none.
-func (n *node) matchFrom(topic []byte, more bool, dst []match, sets *int) []match {
-	if n.hash != nil {
-		dst = append(dst, n.hash.list...)
-		*sets++
-	}
-	if !more {
-		if n.here != nil {
-			dst = append(dst, n.here.list...)
-			*sets++
-		}
-		return dst
-	}
-	if n.plus == nil && len(n.children) == 0 {
-		return dst
-	}
-	level, rest, more := bytes.Cut(topic, []byte{'/'})
-	if n.plus != nil {
-		dst = n.plus.matchFrom(rest, more, dst, sets)
-	}
-	if c := n.children[string(level)]; c != nil {
-		dst = c.matchFrom(rest, more, dst, sets)
-	}
-	return dst
-}
-
-// unite leaves one match for each session, with the highest QoS
-// [MQTT-3.3.4-2] [MQTT3-3.3.5-1].
-func unite(list []match) []match {
-	if len(list) <= 8 {
-		out := list[:0]
-	next:
-		for _, m := range list {
-			for i := range out {
-				if out[i].s == m.s {
-					out[i].merge(m)
-					continue next
-				}
-			}
-			out = append(out, m)
-		}
-		return out
-	}
-	at := make(map[*Session]int, len(list))
-	out := list[:0]
-	for _, m := range list {
-		if i, ok := at[m.s]; ok {
-			out[i].merge(m)
-			continue
-		}
-		at[m.s] = len(out)
-		out = append(out, m)
-	}
-	return out
-}
-
-func (m *match) merge(o match) {
-	m.qos = max(m.qos, o.qos)
 }

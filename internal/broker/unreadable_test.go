@@ -38,6 +38,11 @@ func (p *poisoned) name(in mq.Inbox, name string) mq.Inbox {
 
 func (p *poisoned) Inbox(name string) mq.Inbox { return p.name(p.Store.Inbox(name), name) }
 
+func (p *poisoned) Occupy(name string, by mq.Account) (mq.Inbox, error) {
+	in, err := p.Store.Occupy(name, by)
+	return p.name(in, name), err
+}
+
 func (p *poisoned) Lookup(name string) (mq.Inbox, bool) {
 	in, ok := p.Store.Lookup(name)
 	return p.name(in, name), ok

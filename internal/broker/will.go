@@ -18,6 +18,7 @@ type Will struct {
 	Expires   bool
 	Expiry    uint32 // seconds from publication, if Expires
 
+	size  int64 // bytes that it counts in Broker.willed; 0: it does not
 	due   int64 // Unix ms when it is published; 0: the client is connected
 	left  bool  // its message is in the store only: it may wait for years
 	timer timer // in Broker.wills from then on
@@ -34,7 +35,7 @@ func (w *Will) encode() []byte {
 	if w == nil {
 		return nil
 	}
-	b := make([]byte, 0, 16+len(w.Principal.User)+len(w.Principal.AccessKey)+mq.RecordSize(&w.Message))
+	b := make([]byte, 0, w.formSize())
 	b = append(b, willForm)
 	b = binary.BigEndian.AppendUint32(b, w.Delay)
 	b = append(b, 0)
@@ -47,6 +48,11 @@ func (w *Will) encode() []byte {
 		b = append(b, s...)
 	}
 	return mq.AppendRecord(b, &w.Message)
+}
+
+// formSize is an upper bound of the size of what encode returns, bytes.
+func (w *Will) formSize() int {
+	return 16 + len(w.Principal.User) + len(w.Principal.AccessKey) + mq.RecordSize(&w.Message)
 }
 
 // decodeWill is the reverse; the will aliases b.
@@ -111,6 +117,7 @@ func (s *Session) takeWill(publish bool) *Will {
 		s.b.wills.remove(&w.timer)
 	}
 	if !publish {
+		s.b.willed.drop(w)
 		return nil
 	}
 	return w
@@ -140,7 +147,11 @@ func (b *Broker) publishWill(w *Will, batch *Batch) (settled bool) {
 		return false
 	}
 	done := make(answer, 1)
-	code := b.Publish(Source{Principal: &w.Principal}, &m, done, 0, batch)
+	// On behalf of the name: its connection may have been closed because the login
+	// had ended.
+	who := w.Principal
+	who.Standing = nil
+	code := b.Publish(Source{Principal: &who}, &m, done, 0, batch)
 	batch.Flush()
 	if m.QoS > 0 && b.answersSoon(m.Topic) {
 		select {
@@ -152,7 +163,11 @@ func (b *Broker) publishWill(w *Will, batch *Batch) (settled bool) {
 	if code != mq.OK && code != mq.NoTarget {
 		b.log.Warn("a will was not published", "client", w.Principal.ClientID, "topic", string(m.Topic), "reason", code.String())
 	}
-	return code != mq.ShuttingDown && code != mq.StoreFull && code != mq.StoreFailed
+	if code == mq.ShuttingDown || code == mq.StoreFull || code == mq.StoreFailed {
+		return false
+	}
+	b.willed.drop(w)
+	return true
 }
 
 // answersSoon reports whether a publish to the topic is answered without the

@@ -306,6 +306,8 @@ func (r *rules) Allow(p *mq.Principal, a mq.Action, topic []byte) bool {
 }
 
 func (*rules) Grant(*mq.Principal, []byte) mq.Grant { return mq.GrantAll }
+func (*rules) Version() uint64                      { return 0 }
+func (*rules) Changed(func())                       {}
 
 // TestWillRights: the rules of who had the connection hold when the will is
 // published, also after a crash; and its message expiry begins then.

@@ -9,6 +9,7 @@ import "time"
 //	enum     the allowed values
 //	min, max the bounds, in the form of the value
 //	example  lines that show how to fill an empty list
+//	single   a list of texts may be given as one text
 type Config struct {
 	Data     string   `key:"data" doc:"directory of the stored messages and sessions"`
 	Topics   []string `key:"topics" doc:"parent topics that may be used; empty: any" example:"[orders, devices]"`
@@ -34,6 +35,10 @@ type Listen struct {
 	RocketMQ     string `key:"rocketmq" doc:"RocketMQ 4.x and 5.x SDKs (remoting), as name server and broker; with TLS and without"`
 	RocketMQGRPC string `key:"rocketmq-grpc" doc:"RocketMQ 5.x SDKs (gRPC), with TLS and without"`
 	HTTP         string `key:"http" doc:"HTTP: /metrics, /healthz, /readyz"`
+
+	WSOrigins     []string `key:"ws-origins" doc:"web sites whose pages may use ws and wss, besides loopback and same-origin ones; \"*\": any. Empty: any if a login is needed" example:"[\"https://app.example.com\", \"https://*.example.com\"]"`
+	Hosts         []string `key:"hosts" doc:"names by which http, and ws and wss while no login is needed, may be asked, besides localhost and IPs; \"*\": any" example:"[mq.example.com]"`
+	ProxyProtocol []string `key:"proxy-protocol" doc:"addresses of load balancers whose connections, on all listeners, begin with a PROXY protocol header (v1 or v2)" example:"[10.0.0.0/8]"`
 }
 
 // TLS is the server's certificate.
@@ -46,6 +51,8 @@ type TLS struct {
 type Auth struct {
 	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name"`
 	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
+	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" single:"ok" example:"[\"%u\", \"%u-*\"]"`
+	SessionOwner string      `key:"session-owner" enum:"strict,clean,any" doc:"a client whose ID belongs to another login is refused, or gets a clean session, or all there is"`
 	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
 	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)"`
 	Rules        []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed, but subscribing to $SYS" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
@@ -107,18 +114,29 @@ type Limits struct {
 	TopicLength           int           `key:"topic-length" min:"1" max:"65535" doc:"longest topic name in bytes"`
 	Inflight              int           `key:"inflight" min:"1" max:"65535" doc:"unacknowledged messages to a 3.1 or 3.1.1 client"`
 	ReceiveMaximum        int           `key:"receive-maximum" min:"1" max:"65535" doc:"unacknowledged messages from an MQTT 5 client, and sends under way of a RocketMQ connection"`
-	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT and of each RocketMQ protocol; 0: as many as file descriptors allow, besides those the store needs"`
+	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT, of each RocketMQ protocol and HTTP; 0: as many as file descriptors allow"`
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
-	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ request to arrive"`
-	FailedLogins          int           `key:"failed-logins" min:"0" doc:"per minute and address (IPv6: /64), then refused; 0: no limit"`
+	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ or HTTP request to arrive"`
+	FailedLogins          int           `key:"failed-logins" min:"0" doc:"with a wrong password, per minute, user and address (IPv6: /64), then refused; 10 times as many of all users; 0: no limit"`
+	Inboxes               int           `key:"inboxes" min:"0" doc:"clients and shared subscriptions with messages waiting; 0: no limit. About 150 bytes of memory each, besides the name"`
+	InboxNameBytes        Size          `key:"inbox-name-bytes" min:"0" doc:"of the names of these, which are in memory; 0: no limit"`
+	Share                 int           `key:"share" min:"1" max:"100" doc:"percent of each limit on all clients that one user, access key, or client without a login may take"`
 	Delayed               int           `key:"delayed" min:"0" doc:"messages that wait for their delivery time; 0: no limit"`
+	DelayedBytes          Size          `key:"delayed-bytes" min:"0" doc:"of these, on disk; 0: no limit"`
 	Retained              int           `key:"retained" min:"0" doc:"retained messages; 0: no limit"`
+	RetainedBytes         Size          `key:"retained-bytes" min:"0" doc:"of these, on disk, and of their topic names, in memory; 0: no limit"`
+	Wills                 int           `key:"wills" min:"0" doc:"wills of connected clients and of sessions; 0: no limit"`
+	WillBytes             Size          `key:"will-bytes" min:"0" doc:"of these, in memory while the client is connected; 0: no limit"`
 	Subscriptions         int           `key:"subscriptions" min:"0" doc:"of one client; 0: no limit"`
+	SubscriptionBytes     Size          `key:"subscription-bytes" min:"0" max:"1GiB" doc:"of the topic filters of one client; 0: no limit"`
+	SubscriptionBytesAll  Size          `key:"subscription-bytes-total" min:"0" doc:"and of all clients"`
+	MatchSteps            int           `key:"match-steps" min:"0" doc:"most work to find the subscribers of a message; filters of over 10 levels with + are refused; 0: no limit"`
+	MatchStepsClient      int           `key:"match-steps-client" min:"0" doc:"among the filters of one client"`
 	KeepAlive             time.Duration `key:"keep-alive" min:"0s" max:"65535s" doc:"longest keep alive of an MQTT 5 client; older clients cannot be told, and keep theirs; 0s: no limit"`
 	QoS                   int           `key:"qos" min:"0" max:"2" doc:"highest QoS of a publish, will or subscription"`
 	SessionExpiry         time.Duration `key:"session-expiry" min:"0s" doc:"longest life of an offline session; 0s: no limit"`
 	PendingBytes          Size          `key:"pending-bytes" min:"64KiB" doc:"messages in memory for one client"`
-	PendingBytesTotal     Size          `key:"pending-bytes-total" min:"64KiB" doc:"messages in memory for all clients"`
+	PendingBytesTotal     Size          `key:"pending-bytes-total" min:"64KiB" doc:"messages in memory for all clients, and packets and requests that have arrived in part"`
 	Outbox                Size          `key:"outbox" min:"16KiB" doc:"output waiting for one slow connection"`
 }
 
@@ -138,7 +156,7 @@ func Default() *Config {
 	return &Config{
 		Listen:   Listen{MQTT: "127.0.0.1:1883", WS: "127.0.0.1:8083", RocketMQ: "127.0.0.1:9876", RocketMQGRPC: "127.0.0.1:8081", HTTP: "127.0.0.1:9090"},
 		Data:     "./data",
-		Auth:     Auth{UsersFile: "users.yml"},
+		Auth:     Auth{SessionOwner: "strict", UsersFile: "users.yml"},
 		ClientID: "any",
 		P2P: P2P{
 			Keep:        "either",
@@ -157,14 +175,26 @@ func Default() *Config {
 			Inflight:          1000,
 			ReceiveMaximum:    1000,
 			ConnectTimeout:    10 * time.Second,
+			Inboxes:           2_000_000,
+			InboxNameBytes:    128 << 20,
+			Share:             75,
 			Delayed:           1_000_000,
+			DelayedBytes:      1 << 30,
 			Retained:          1_000_000,
+			RetainedBytes:     256 << 20,
+			Wills:             2_000_000,
+			WillBytes:         512 << 20,
 			Subscriptions:     10_000,
+			SubscriptionBytes: 8 << 20,
+			MatchSteps:        16384,
+			MatchStepsClient:  2048,
 			QoS:               2,
 			FailedLogins:      60,
 			PendingBytes:      8 << 20,
 			PendingBytesTotal: 256 << 20,
 			Outbox:            1 << 20,
+
+			SubscriptionBytesAll: 1 << 30,
 		},
 		Log: Log{Level: "info", Format: "auto"},
 	}

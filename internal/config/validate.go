@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 )
 
@@ -46,6 +47,9 @@ func (l *loader) errorf(path, format string, args ...any) error {
 func (l *loader) validate() error {
 	c := l.cfg
 	if err := l.validateListeners(); err != nil {
+		return err
+	}
+	if err := l.validateWeb(); err != nil {
 		return err
 	}
 	switch {
@@ -139,6 +143,21 @@ func (l *loader) validateListeners() error {
 		return l.errorf("tls.cert", "needs its private key; set tls.key")
 	case c.TLS.Key != "" && c.TLS.Cert == "":
 		return l.errorf("tls.key", "needs its certificate; set tls.cert")
+	}
+	return nil
+}
+
+// validateWeb checks whom browsers and load balancers may speak for.
+func (l *loader) validateWeb() error {
+	at := &l.cfg.Listen
+	if _, err := gateway.ParseOrigins(at.WSOrigins); err != nil {
+		return l.errorf("listen.ws-origins", "%v", err)
+	}
+	if _, err := gateway.ParseHosts(at.Hosts); err != nil {
+		return l.errorf("listen.hosts", "%v", err)
+	}
+	if _, err := gateway.ParseProxies(at.ProxyProtocol); err != nil {
+		return l.errorf("listen.proxy-protocol", "%v", err)
 	}
 	return nil
 }

@@ -159,9 +159,13 @@ func (s *source) key(pair *ast.MappingValueNode) (string, error) {
 func (l *loader) leaf(src *source, s *setting, node ast.Node) error {
 	v := s.value(l.cfg)
 	var err error
-	if s.isList() {
+	text, isText := node.(*ast.StringNode)
+	switch {
+	case isText && s.field.Tag.Get("single") != "" && text.Value != "":
+		v.Set(reflect.ValueOf([]string{text.Value}))
+	case s.isList():
 		err = src.fillList(v, s.path, node)
-	} else {
+	default:
 		err = src.scalar(v, s.field.Tag, s.path, node)
 	}
 	if err == nil && !src.inline {

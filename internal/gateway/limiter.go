@@ -75,24 +75,64 @@ func (l *Limiter) Enter(a netip.Addr) bool {
 func (l *Limiter) enter(a netip.Addr) bool {
 	p := l.places
 	switch {
-	case p.most > 0 && p.taken >= p.most, l.most > 0 && l.open >= l.most, l.perAddress > 0 && l.addresses[a] >= l.perAddress:
+	case p.most > 0 && p.taken >= p.most, l.most > 0 && l.open >= l.most, l.full(a):
 		return false
 	}
 	p.taken++
 	l.open++
+	l.count(a)
+	return true
+}
+
+// full reports whether an address has all the connections that it may have. The
+// zero address stands for all whose address is not known yet. Locked: places.mu.
+func (l *Limiter) full(a netip.Addr) bool {
+	return l.perAddress > 0 && a.IsValid() && l.addresses[a] >= l.perAddress
+}
+
+// count counts a connection of an address. Locked: places.mu.
+func (l *Limiter) count(a netip.Addr) {
 	if l.perAddress > 0 {
 		l.addresses[a]++
 	}
-	return true
+}
+
+// discount is the opposite of count. Locked: places.mu.
+func (l *Limiter) discount(a netip.Addr) {
+	if l.perAddress > 0 {
+		if l.addresses[a]--; l.addresses[a] == 0 {
+			delete(l.addresses, a)
+		}
+	}
 }
 
 // Await is Enter that waits a moment for a place. It reports false at once if
 // many wait already.
 func (l *Limiter) Await(ctx context.Context, a netip.Addr) bool {
+	return l.await(ctx, func() bool { return l.enter(a) })
+}
+
+// Identify says which address a connection has that has entered with the zero
+// address. It waits as Await does; when it reports false, the connection still has
+// the place with the zero address.
+func (l *Limiter) Identify(ctx context.Context, a netip.Addr) bool {
+	return l.await(ctx, func() bool {
+		if l.full(a) {
+			return false
+		}
+		l.discount(netip.Addr{})
+		l.count(a)
+		return true
+	})
+}
+
+// await calls enter, with places.mu locked, until it reports true, or the time is
+// over.
+func (l *Limiter) await(ctx context.Context, enter func() bool) bool {
 	p := l.places
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.enter(a) {
+	if enter() {
 		return true
 	}
 	if p.waiting >= p.room() {
@@ -102,7 +142,7 @@ func (l *Limiter) Await(ctx context.Context, a netip.Addr) bool {
 	defer func() { p.waiting-- }()
 	ctx, cancel := context.WithTimeout(ctx, comeBackTime)
 	defer cancel()
-	for !l.enter(a) {
+	for !enter() {
 		if p.freed == nil {
 			p.freed = make(chan struct{})
 		}
@@ -114,7 +154,7 @@ func (l *Limiter) Await(ctx context.Context, a netip.Addr) bool {
 		}
 		p.mu.Lock()
 		if ctx.Err() != nil {
-			return l.enter(a)
+			return enter()
 		}
 	}
 	return true
@@ -127,11 +167,7 @@ func (l *Limiter) Leave(a netip.Addr) {
 	defer p.mu.Unlock()
 	p.taken--
 	l.open--
-	if l.perAddress > 0 {
-		if l.addresses[a]--; l.addresses[a] == 0 {
-			delete(l.addresses, a)
-		}
-	}
+	l.discount(a)
 	if p.freed != nil {
 		close(p.freed)
 		p.freed = nil

@@ -3,11 +3,13 @@ package mq
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 )
 
 // Credentials are what a client shows to be let in.
 type Credentials struct {
 	ClientID    string
+	Assigned    bool // the client ID is the server's choice: nobody can have named it before
 	HasUsername bool
 	Username    string
 	HasPassword bool
@@ -20,10 +22,29 @@ type Credentials struct {
 // Principal is who a connection acts for, after authentication. It does not
 // change during a connection.
 type Principal struct {
+	Kind      PrincipalKind
 	ClientID  string
 	User      string // user name; empty for anonymous
 	AccessKey string // for signature logins
+	// Standing is that of the login; nil: there was none, and who it is is looked
+	// up by name, as for what a session has stored.
+	Standing *Standing
 }
+
+// Ended reports whether the login of the principal has ended. p may be nil.
+func (p *Principal) Ended() bool { return p != nil && p.Standing.Ended() }
+
+// Standing tells whether a login still holds: it ends when what was shown
+// (a user, a password, an access key, nothing) would not let anybody in any
+// more. All who have logged in with the same share one. The zero value holds; a
+// nil one does, always. It may be used concurrently.
+type Standing struct{ ended atomic.Bool }
+
+// End ends the standing, for good.
+func (s *Standing) End() { s.ended.Store(true) }
+
+// Ended reports whether the standing has ended.
+func (s *Standing) Ended() bool { return s != nil && s.ended.Load() }
 
 // Authenticator decides who may connect. It may block (hashing), is called
 // concurrently, and returns an *Error with BadCredentials, NotAuthorized,
@@ -58,4 +79,11 @@ type Authorizer interface {
 	Allow(p *Principal, a Action, topic []byte) bool
 	// Grant takes a topic filter.
 	Grant(p *Principal, filter []byte) Grant
+	// Version changes with each change of what Allow or Grant would say, and is
+	// never the same again. Who keeps a verdict keeps the version that it had
+	// before it asked.
+	Version() uint64
+	// Changed registers a function that is called when the version has changed, or
+	// logins have lost their standing. Whoever changes them waits for it.
+	Changed(f func())
 }

@@ -26,6 +26,10 @@ const (
 	BadPayload                  // not UTF-8, though the payload format indicator says so
 	QoSTooHigh                  // over the server's maximum QoS
 	DelayedFull                 // the limit on messages that wait for their delivery time
+	InboxesFull                 // the limit on inboxes that hold messages, or on their names
+	RetainedBytes               // the limit on bytes of retained messages
+	DelayedBytes                // the limit on bytes of messages that wait for their delivery time
+	WillsFull                   // the limit on wills, or on their bytes
 )
 
 var codeText = [...]string{
@@ -34,6 +38,8 @@ var codeText = [...]string{
 	BadCredentials: "bad user name or password", TooManyAttempts: "too many failed logins", BadClientID: "client ID not allowed",
 	Malformed: "malformed", TooLarge: "too large", Overloaded: "overloaded", RetainedFull: "too many retained messages",
 	BadPayload: "payload is not UTF-8", QoSTooHigh: "QoS too high", DelayedFull: "too many delayed messages",
+	InboxesFull: "too many inboxes", RetainedBytes: "too many bytes of retained messages",
+	DelayedBytes: "too many bytes of delayed messages", WillsFull: "too many wills",
 }
 
 func (c Code) String() string {

@@ -23,6 +23,11 @@ const (
 	DropQoSTooHigh                      // over the server's maximum QoS
 	DropDelayedFull                     // the limit on messages that wait for their delivery time
 	DropBadMessage                      // a RocketMQ message whose properties or body are not what they must be
+	DropInboxesFull                     // the limit on inboxes that hold messages, or on their names
+	DropRetainedBytes                   // the limit on bytes of retained messages, under retain
+	DropDelayedBytes                    // the limit on bytes of messages that wait for their delivery time
+	DropOtherOwner                      // waited for a client ID that another login has taken over
+	DropRevoked                         // the target may not have it any more, though it has subscribed
 	DropReasons                         // number of reasons
 )
 
@@ -30,6 +35,7 @@ var dropText = [DropReasons]string{
 	"offline", "expired", "inbox_full", "slow_consumer", "too_large", "session_ended", "not_authorized",
 	"bad_topic", "store_full", "store_failed", "no_subscriber", "shutdown",
 	"retained_full", "bad_payload", "qos_too_high", "delayed_full", "bad_message",
+	"inboxes_full", "retained_bytes", "delayed_bytes", "other_owner", "revoked",
 }
 
 func (r DropReason) String() string { return dropText[r] }

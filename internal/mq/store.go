@@ -127,6 +127,8 @@ type SessionMeta struct {
 	// WillDue is when the will of an offline session is to be published, Unix
 	// ms. 0 while the client is connected.
 	WillDue int64
+	// Owner is whom it belongs to; the zero value: nobody that is known.
+	Owner Owner
 }
 
 // Store is the durable half of all inboxes, and the metadata of sessions. All
@@ -145,6 +147,14 @@ type Store interface {
 	// there is none; that alone writes nothing. It is NoInbox if the name is
 	// longer than MaxInboxName.
 	Inbox(name string) Inbox
+	// Occupy is Inbox for an OpPut that is about to be submitted to an inbox that
+	// may be empty. It fails with InboxesFull if one more inbox that holds
+	// messages, or its name, is over a limit of the store, or over the share of
+	// the account, and then makes none. Else the inbox counts as one that holds
+	// messages, on the account if it did not before, until it is empty after that
+	// OpPut is done. The server's own inboxes do not count, but those of shared
+	// subscriptions. An OpPut without Occupy is taken over the limits, and counted.
+	Occupy(name string, by Account) (Inbox, error)
 	// Lookup is Inbox without making one.
 	Lookup(name string) (Inbox, bool)
 	// Forget gives a handle back: nothing more is submitted or asked with it,
@@ -216,7 +226,14 @@ type Store interface {
 	// limit, sessions and subscriptions that are not there yet are refused with
 	// StoreFull; all others may change, and go.
 	PutSession(clientID string, meta SessionMeta) error
-	DeleteSession(clientID string) error // and its subscriptions
+	// DeleteSession deletes a session and its subscriptions and, if inbox is not
+	// nil, does what PutOwner does, as one unit.
+	DeleteSession(clientID string, inbox *Owner) error
+	// PutOwner remembers whom the messages belong to that wait in the inbox of a
+	// client without a session; it forgets it if that is the zero value.
+	PutOwner(clientID string, inbox Owner) error
+	// Owners calls yield for every owner that PutOwner has put, until it fails.
+	Owners(yield func(clientID string, inbox Owner) error) error
 	// Sessions calls yield for every session until it fails. yield may keep
 	// meta.Will.
 	Sessions(yield func(clientID string, meta SessionMeta) error) error
@@ -235,11 +252,14 @@ type Subscription struct {
 	RetainAsPublished bool   // MQTT 5
 	RetainHandling    uint8  // MQTT 5: 0, 1 or 2
 	ID                uint32 // subscription identifier; 0: none
-	// Reader is who subscribed, if only a part of the filter was granted: every
-	// message is to be checked with Authorizer.Allow. nil: all of it was. Its
-	// ClientID is not stored.
+	// Reader is who subscribed, if only a part of the filter was granted then: what
+	// does not come by it is not missed. nil: all of it was. Its ClientID is not
+	// stored.
 	Reader *Principal
 	// RetainedOwed: the retained messages of this subscription were not all
 	// delivered yet.
 	RetainedOwed bool
+	// Asks is the broker's note whether its owner may have all of it now. It is
+	// not stored.
+	Asks uint8
 }

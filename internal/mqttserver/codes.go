@@ -47,6 +47,16 @@ var codeTable = [...]codeRow{
 	mq.DelayedFull: {
 		mqtt.CodeQuotaExceeded, true, "the limit on delayed messages is reached", mqtt.CodeQuotaExceeded, mqtt.ReturnServerUnavailable,
 	},
+	mq.InboxesFull: {ack: mqtt.CodeQuotaExceeded, text: "the server's limit on inboxes that hold messages is reached"},
+	mq.RetainedBytes: {
+		mqtt.CodeQuotaExceeded, true, "the limit on bytes of retained messages is reached", mqtt.CodeQuotaExceeded, mqtt.ReturnServerUnavailable,
+	},
+	mq.DelayedBytes: {
+		mqtt.CodeQuotaExceeded, true, "the limit on bytes of delayed messages is reached", mqtt.CodeQuotaExceeded, mqtt.ReturnServerUnavailable,
+	},
+	mq.WillsFull: {
+		mqtt.CodeQuotaExceeded, true, "the limit on wills is reached", mqtt.CodeQuotaExceeded, mqtt.ReturnServerUnavailable,
+	},
 	// PUBACK and PUBREC have no code of their own for it.
 	mq.QoSTooHigh: {mqtt.CodeImplementationSpecificError, true, "over the server's maximum QoS", mqtt.CodeQoSNotSupported, 0},
 }
@@ -82,6 +92,7 @@ var closeReasons = [...]struct {
 	broker.TakenOver:      {mqtt.CodeSessionTakenOver, "clientId conflict"},
 	broker.ServerShutdown: {mqtt.CodeServerShuttingDown, "server shutting down"},
 	broker.SessionLost:    {mqtt.CodeImplementationSpecificError, "the store failed"},
+	broker.Revoked:        {mqtt.CodeNotAuthorized, "what was shown at login is not valid any more"},
 }
 
 // disconnectCode is how a client is disconnected whose authentication was

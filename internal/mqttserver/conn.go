@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/homing-mq/homing/internal/broker"
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mq"
 	"github.com/homing-mq/homing/internal/mqtt"
 )
@@ -76,16 +77,17 @@ type conn struct {
 
 // detail is what only some connections need.
 type detail struct {
-	partial   []byte      // the beginning of a packet, kept while waiting
+	partial   *partial    // the beginning of a packet, kept while waiting
 	aliases   [][]byte    // topic aliases of the client, by number [MQTT-3.3.2-7]
 	session   uint32      // session expiry interval of CONNECT
 	silence   *time.Timer // WebSocket: ends the connection when the keep alive time is over
 	departure broker.Departure
-	lingers   bool       // the client is to read a last packet
-	large     bool       // counts in Server.large
-	bridge    bool       // 3.x: gets no message of its own back, and RETAIN as published
-	login     *login     // nil: without enhanced authentication
-	aliasesTo *aliasesTo // nil: the client takes none
+	lingers   bool            // the client is to read a last packet
+	large     bool            // counts in Server.large
+	remote    *netip.AddrPort // behind a load balancer, since the start: the client's address
+	bridge    bool            // 3.x: gets no message of its own back, and RETAIN as published
+	login     *login          // nil: without enhanced authentication
+	aliasesTo *aliasesTo      // nil: the client takes none
 }
 
 func (c *conn) more() *detail {
@@ -108,7 +110,7 @@ func (c *conn) setReason(text string) { c.reason.CompareAndSwap(nil, &text) }
 func (c *conn) serve() {
 	deepen()
 	c.started = clock()
-	_ = c.nc.SetReadDeadline(time.Now().Add(c.srv.opt.ConnectTimeout))
+	_ = c.nc.SetReadDeadline(c.accepted().Add(c.srv.opt.ConnectTimeout))
 	if c.guard((*conn).handshake) && c.sess != nil {
 		go c.serveAccepted()
 		return
@@ -154,7 +156,9 @@ func (c *conn) guard(f func(*conn) error) (ok bool) {
 // ended notes an error that ends the connection and answers it.
 // [MQTT-4.13.1-1] [MQTT3-4.8.0-1] [MQTT3-2.2.2-2]
 func (c *conn) ended(err error) {
+	c.noteStranger()
 	var p *mqtt.Error
+	var wrong *gateway.WrongProtocol
 	switch {
 	case errors.Is(err, errClosing):
 	case errors.Is(err, errRejected):
@@ -174,10 +178,28 @@ func (c *conn) ended(err error) {
 		c.more().lingers = true                                   // over TLS another goroutine writes it
 	case errors.Is(err, io.EOF):
 		c.setReason("closed by the client without DISCONNECT")
+	case errors.As(err, &wrong):
+		c.setReason(wrong.Error())
 	default:
 		c.setReason("connection lost: " + err.Error())
 	}
 }
+
+// noteStranger notes as the reason of the end that the client speaks another
+// protocol, if the beginning of the connection, still in the buffer, says so.
+func (c *conn) noteStranger() {
+	if c.connected.Load() || c.w == nil || c.detail != nil && c.detail.login != nil {
+		return
+	}
+	if first := c.w.buf[:c.w.end]; len(first) > 0 && first[0] != mqttBegins {
+		if spoken := gateway.Spoken(first); spoken != "" {
+			c.setReason((&gateway.WrongProtocol{Spoken: spoken, Wanted: "MQTT"}).Error())
+		}
+	}
+}
+
+// mqttBegins is the first byte of CONNECT, which has no flags.
+const mqttBegins = byte(mqtt.CONNECT) << 4
 
 // linger lets the client read the last packet: data that it has sent and
 // nobody reads would make the kernel throw the packet away. It must not be
@@ -224,6 +246,7 @@ func (c *conn) end() {
 	}
 	c.in.end()
 	c.strangerNoMore()
+	c.forgetInput()
 	if c.detail != nil && c.detail.lingers {
 		c.linger()
 	}
@@ -231,7 +254,6 @@ func (c *conn) end() {
 	c.out.closed = true
 	c.out.buf = nil
 	c.out.mu.Unlock()
-	c.release()
 	c.wake()
 	if d := c.detail; d != nil {
 		if d.silence != nil {
@@ -296,7 +318,21 @@ func (c *conn) inlet() *inlet {
 }
 
 // remote is the client's address.
-func (c *conn) remote() netip.AddrPort { return remoteOf(c.nc) }
+func (c *conn) remote() netip.AddrPort {
+	if c.detail != nil && c.detail.remote != nil {
+		return *c.detail.remote
+	}
+	return remoteOf(c.nc)
+}
+
+// accepted is when the connection was accepted: before the request for a WebSocket
+// was read.
+func (c *conn) accepted() time.Time {
+	if ws, ok := c.nc.(*webSocketConn); ok {
+		return ws.inlet.accepted
+	}
+	return time.Now()
+}
 
 func (c *conn) clientID() string {
 	if c.principal == nil {

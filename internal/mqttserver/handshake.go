@@ -16,6 +16,10 @@ import (
 
 var errNoConnect = &mqtt.Error{Code: mqtt.CodeProtocolError, Text: "the first packet is not CONNECT"} // [MQTT-3.1.0-1] [MQTT3-3.1.0-1]
 
+// firstOfTLS is the first byte of TLS, a handshake record. It looks like a CONNECT
+// with flags, which it must not have; but that is answered if it is one.
+const firstOfTLS = 0x16
+
 // handshake reads the CONNECT and answers it. On success c.sess is set.
 func (c *conn) handshake() error {
 	err := c.readAll((*conn).firstPacket)
@@ -30,7 +34,7 @@ func (c *conn) firstPacket(w *worker, first byte, body []byte) error {
 	if c.detail != nil && c.detail.login != nil {
 		return c.nextLogin(w, first, body)
 	}
-	if mqtt.TypeOf(first) != mqtt.CONNECT {
+	if mqtt.TypeOf(first) != mqtt.CONNECT || first == firstOfTLS && !bytes.HasPrefix(body, []byte{0, 4, 'M', 'Q'}) {
 		return errNoConnect
 	}
 	p := &w.connect
@@ -138,7 +142,7 @@ func (c *conn) connect(p *mqtt.Connect, w *worker, body []byte) error {
 	if p.Properties.Has(mqtt.PropAuthMethod) {
 		return c.beginLogin(p, who, w, body)
 	}
-	if err := c.authenticate(p, who.id); err != nil {
+	if err := c.authenticate(p, &who); err != nil {
 		return c.rejectLogin(err, who.id, &w.batch)
 	}
 	return c.attach(p, &who, w)
@@ -210,18 +214,33 @@ func (c *conn) attach(p *mqtt.Connect, who *entrant, w *worker) error {
 	}
 	w.batch.Flush()
 	_, err := c.srv.broker.Connect(broker.ConnectRequest{
-		ClientID: who.id, Conn: c, CleanStart: p.CleanStart, Expiry: granted, ReceiveMax: receiveMax,
+		ClientID: who.id, Principal: c.principal, Conn: c, CleanStart: p.CleanStart, Expiry: granted, ReceiveMax: receiveMax,
 		Retain: retain, Will: c.will(p),
 	}, &w.batch)
 	if err != nil {
-		c.srv.log.Error("cannot accept a session", "client", who.id, "error", err)
-		code := mq.StoreFailed
-		if e := new(mq.Error); errors.As(err, &e) {
-			code = e.Code
-		}
-		return c.reject(connackCode(code, c.version), "the server could not store the session", &w.batch)
+		return c.rejectSession(err, who.id, &w.batch)
 	}
 	return errAccepted
+}
+
+// rejectSession answers a CONNECT whose sender was let in, but does not get the
+// session.
+func (c *conn) rejectSession(err error, id string, b *broker.Batch) error {
+	if e, ok := errors.AsType[*broker.OwnerError](err); ok {
+		c.srv.strangers.Warn("CONNECT refused: the client ID belongs to another login; auth.session-owner says what happens then",
+			"client", id, "owner", e.Owner.String(), "login", e.Login.String(), "remote", c.remote().String())
+		code, told := refusal(err)
+		return c.reject(connackCode(code, c.version), told, b)
+	}
+	code := mq.StoreFailed
+	if e := new(mq.Error); errors.As(err, &e) {
+		code = e.Code
+	}
+	if code == mq.WillsFull { // no fault: the end of the connection is logged
+		return c.reject(connackCode(code, c.version), ackText(code)+" (limits.wills, limits.will-bytes, limits.share)", b)
+	}
+	c.srv.log.Error("cannot accept a session", "client", id, "error", err)
+	return c.reject(connackCode(code, c.version), "the server could not store the session", b)
 }
 
 // welcome sets the properties of a CONNACK that accepts. What is available is

@@ -144,6 +144,8 @@ type inlet struct {
 	raw      syscall.RawConn
 	srv      *Server
 	in       input
+	accepted time.Time
+	check    func(first []byte) error // of the first bytes; nil: they were right
 
 	waited bool // Read has met an empty socket; of the reader
 
@@ -154,9 +156,10 @@ type inlet struct {
 	err   error
 }
 
-// newInlet returns nc, which is counted if it is TCP.
-func (s *Server) newInlet(nc net.Conn) *inlet {
-	i := &inlet{Conn: nc, srv: s}
+// newInlet returns nc, which is counted if it is TCP. check looks at its first
+// bytes.
+func (s *Server) newInlet(nc net.Conn, check func(first []byte) error) *inlet {
+	i := &inlet{Conn: nc, srv: s, accepted: time.Now(), check: check}
 	i.ready = i.tryRead
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		i.raw, i.err = tcp.SyscallConn()
@@ -191,6 +194,11 @@ func (i *inlet) Read(p []byte) (int, error) {
 		return 0, &net.OpError{Op: "read", Net: "tcp", Source: i.LocalAddr(), Addr: i.RemoteAddr(), Err: err}
 	case n == 0 && len(p) > 0:
 		return 0, io.EOF
+	case i.check != nil && n > 0:
+		if err := i.check(p[:n]); err != nil {
+			return 0, err
+		}
+		i.check = nil
 	}
 	return n, nil
 }

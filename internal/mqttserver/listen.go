@@ -34,9 +34,9 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) {
 	s.wg.Go(func() {
 		s.admission(over).Serve(s.ctx, l, func(nc net.Conn, remote netip.AddrPort) {
 			if conf != nil {
-				nc = tls.Server(s.newInlet(nc), conf)
+				nc = tls.Server(s.newInlet(nc, gateway.CheckTLS), conf)
 			}
-			if err := s.start(nc, over); err != nil {
+			if err := s.start(nc, over, remote); err != nil {
 				s.strangers.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", err.Error())
 				_ = nc.Close()
 				s.limiter.Leave(remote.Addr())
@@ -58,9 +58,9 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 	if conf != nil {
 		over = overWSS
 	}
-	l = s.admission(over).Listen(s.ctx, l, func(nc net.Conn, leave func()) net.Conn {
-		i := s.newInlet(nc)
-		i.Conn = gateway.NewAdmitted(nc, leave)
+	l = s.admission(over).Listen(s.ctx, l, func(nc net.Conn, remote netip.AddrPort, leave func()) net.Conn {
+		i := s.newInlet(nc, s.noteWrong(over, remote))
+		i.Conn = gateway.NewAdmitted(nc, remote, leave)
 		return i
 	})
 	if conf != nil {
@@ -70,8 +70,15 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc(webSocketPath, func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, over) })
+	admitted := func(w http.ResponseWriter, r *http.Request) {
+		if s.opt.Web.AdmitWebSocket(w, r, over.String()) {
+			mux.ServeHTTP(w, r)
+		}
+	}
 	h := &http.Server{
-		Handler: mux, ReadHeaderTimeout: s.opt.ConnectTimeout, IdleTimeout: s.opt.ConnectTimeout, MaxHeaderBytes: 16 << 10,
+		Handler: http.HandlerFunc(admitted), MaxHeaderBytes: 16 << 10,
+		// Until the request is a WebSocket: then the connection has its own.
+		ReadTimeout: s.opt.ConnectTimeout, WriteTimeout: s.opt.ConnectTimeout, IdleTimeout: s.opt.ConnectTimeout,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			if t, ok := nc.(*tls.Conn); ok {
@@ -91,6 +98,22 @@ func (s *Server) ServeWebSocket(l net.Listener, conf *tls.Config) {
 	})
 }
 
+// noteWrong returns a check of the first bytes of a connection over WebSocket,
+// which logs that they are of another protocol: the HTTP server would not.
+func (s *Server) noteWrong(over transport, remote netip.AddrPort) func([]byte) error {
+	check := gateway.CheckHTTP
+	if over == overWSS {
+		check = gateway.CheckTLS
+	}
+	return func(first []byte) error {
+		err := check(first)
+		if err != nil {
+			s.strangers.Info("connection closed", "remote", remote.String(), "transport", over.String(), "reason", err.Error())
+		}
+		return err
+	}
+}
+
 // upgrade turns a request into a connection.
 // Messages are binary and their bounds mean nothing; the subprotocol is mqtt [MQTT-6.0.0-1] [MQTT-6.0.0-2] [MQTT-6.0.0-4] [MQTT3-6.0.0-1] [MQTT3-6.0.0-2] [MQTT3-6.0.0-4]
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, over transport) {
@@ -100,9 +123,8 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, over transport)
 		return
 	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		Subprotocols: subprotocols,
-		// Devices and pages of any origin; the MQTT credentials decide.
-		InsecureSkipVerify: true,
+		Subprotocols:       subprotocols,
+		InsecureSkipVerify: true, // the origin: Options.Web has looked at it
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -112,7 +134,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, over transport)
 		Conn: websocket.NetConn(s.ctx, ws, websocket.MessageBinary), remote: requestAddr{r.RemoteAddr}, ws: ws, wg: &s.wg,
 		inlet: r.Context().Value(inletKey{}).(*inlet),
 	}
-	if err := s.start(nc, over); err != nil {
+	if err := s.start(nc, over, remoteOf(nc)); err != nil {
 		_ = ws.Close(websocket.StatusTryAgainLater, err.Error())
 	}
 }

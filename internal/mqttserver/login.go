@@ -27,9 +27,8 @@ type login struct {
 	method   string
 	exchange mq.Exchange        // nil: none is under way
 	cancel   context.CancelFunc // of the exchange
-	// Until CONNACK: the CONNECT, and what was found out about its sender.
-	connect []byte // body; nil while the reader still has it
-	who     entrant
+	who      entrant
+	connect  []byte // body of the CONNECT, until CONNACK; nil while the reader still has it
 }
 
 // end forgets the exchange.
@@ -42,14 +41,14 @@ func (l *login) end() {
 
 // authenticate sets the principal.
 // [MQTT-3.1.4-2]
-func (c *conn) authenticate(p *mqtt.Connect, id string) error {
+func (c *conn) authenticate(p *mqtt.Connect, as *entrant) error {
 	ctx := c.srv.ctx
 	if p.HasPassword { // hashing may queue
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.srv.opt.ConnectTimeout)
 		defer cancel()
 	}
-	cred := c.credentials(id)
+	cred := c.credentials(as)
 	cred.HasUsername, cred.Username = p.HasUsername, string(p.Username)
 	cred.HasPassword, cred.Password = p.HasPassword, p.Password
 	who, err := c.srv.opt.Auth.Authenticate(ctx, cred)
@@ -61,9 +60,9 @@ func (c *conn) authenticate(p *mqtt.Connect, id string) error {
 }
 
 // credentials returns what the connection itself says about the client.
-func (c *conn) credentials(id string) *mq.Credentials {
+func (c *conn) credentials(as *entrant) *mq.Credentials {
 	cred := &c.w.credentials
-	*cred = mq.Credentials{ClientID: id, Remote: c.remote().Addr()}
+	*cred = mq.Credentials{ClientID: as.id, Assigned: as.assigned, Remote: c.remote().Addr()}
 	if t, ok := c.nc.(*tls.Conn); ok {
 		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
 			cred.PeerCertificate = certs[0].Raw
@@ -77,9 +76,20 @@ func (c *conn) credentials(id string) *mq.Credentials {
 func (c *conn) rejectLogin(err error, id string, b *broker.Batch) error {
 	code, told := refusal(err)
 	c.setReason("CONNECT refused: " + err.Error())
-	c.srv.Stats.AuthFailed.Add(1)
+	c.srv.Stats.countLogin(code)
 	c.principal = &mq.Principal{ClientID: id}
 	return c.reject(connackCode(code, c.version), told, b)
+}
+
+// countLogin counts a refused login by why it was refused.
+func (s *Stats) countLogin(code mq.Code) {
+	s.AuthFailed.Add(1)
+	switch code {
+	case mq.TooManyAttempts:
+		s.AuthTooMany.Add(1)
+	case mq.Overloaded:
+		s.AuthBusy.Add(1)
+	}
 }
 
 // refusal is what an error of an authenticator means, and what of it the client
@@ -92,13 +102,13 @@ func refusal(err error) (code mq.Code, told string) {
 }
 
 // begin starts an exchange. It reports false for a method that is not known.
-func (c *conn) begin(l *login, id string) bool {
+func (c *conn) begin(l *login) bool {
 	auth, ok := c.srv.opt.Auth.(mq.EnhancedAuthenticator)
 	if !ok {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.opt.ConnectTimeout)
-	exchange, ok := auth.Begin(ctx, l.method, c.credentials(id))
+	exchange, ok := auth.Begin(ctx, l.method, c.credentials(&l.who))
 	if !ok {
 		cancel()
 		return false
@@ -125,7 +135,7 @@ func (c *conn) sendAuth(code mqtt.ReasonCode, method string, data []byte, b *bro
 func (c *conn) beginLogin(p *mqtt.Connect, who entrant, w *worker, body []byte) error {
 	l := &login{method: string(p.Properties.AuthMethod), who: who}
 	l.who.method = l.method
-	if !c.begin(l, who.id) { // [MQTT-4.12.0-1]
+	if !c.begin(l) { // [MQTT-4.12.0-1]
 		return c.reject(errAuthUnknown.Code, errAuthUnknown.Text, &w.batch)
 	}
 	c.more().login = l
@@ -215,7 +225,7 @@ func (c *conn) handleAuth(w *worker, first byte, body []byte) error {
 		return errAuthMethod
 	case !again && p.Code != mqtt.CodeContinueAuthentication, again != (l.exchange == nil):
 		return errAuthOrder
-	case again && !c.begin(l, c.principal.ClientID):
+	case again && !c.begin(l):
 		return errAuthUnknown
 	}
 	return c.relogin(l, p.Properties.AuthData, w)
@@ -235,7 +245,7 @@ func (c *conn) relogin(l *login, data []byte, w *worker) error {
 	case err != nil:
 		why, told := refusal(err)
 		c.setReason("re-authentication failed: " + err.Error())
-		c.srv.Stats.AuthFailed.Add(1)
+		c.srv.Stats.countLogin(why)
 		return &mqtt.Error{Code: disconnectCode(why), Text: told}
 	case done && *l.exchange.Principal() != *c.principal:
 		return errAuthOther

@@ -385,6 +385,10 @@ func (c *conn) Close(reason broker.CloseReason) {
 	c.disconnect(r.code, r.text)
 }
 
+// Revoked implements broker.Conn. The principal stays the same once there is a
+// session.
+func (c *conn) Revoked() bool { return c.principal.Ended() }
+
 // Quiesce implements broker.Conn.
 func (c *conn) Quiesce() {
 	c.handling.Lock() // whoever holds it, ends; who comes next, finds it closing

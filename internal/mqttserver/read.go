@@ -19,7 +19,9 @@ import (
 type worker struct {
 	buf        []byte // [start:end] is input not handled yet
 	start, end int
-	longLength bool // the packet at hand has needless length bytes
+	longLength bool         // the packet at hand has needless length bytes
+	moved      bool         // a packet was handled since part was set
+	part       gateway.Part // what buf counts in Server.unfinished while it is large, or waits
 	batch      broker.Batch
 
 	connect     mqtt.Connect
@@ -48,8 +50,9 @@ func (c *conn) borrow() *worker {
 		c.w = workers.Get().(*worker)
 		c.srv.Stats.Workers.Add(1)
 		c.w.start, c.w.end = 0, 0
-		if c.detail != nil {
-			c.w.end = copy(c.w.buf, c.detail.partial)
+		if c.detail != nil && c.detail.partial != nil {
+			c.w.end = copy(c.w.buf, c.detail.partial.data)
+			c.set(&c.detail.partial.part, 0, 0)
 			c.detail.partial = nil
 		}
 	}
@@ -62,12 +65,16 @@ func (c *conn) release() {
 	if w == nil {
 		return
 	}
-	if rest := w.buf[w.start:w.end]; len(rest) > 0 {
-		if len(rest) > maxPartial || len(w.buf) > workerBuf {
-			return
-		}
-		c.more().partial = append([]byte(nil), rest...)
+	if rest := w.buf[w.start:w.end]; len(rest) > maxPartial {
+		w.fit()
+		c.keepPart(w)
+		return
+	} else if len(rest) > 0 {
+		p := &partial{data: append([]byte(nil), rest...)}
+		c.more().partial = p
+		c.set(&p.part, len(rest), len(rest))
 	}
+	c.set(&w.part, 0, 0)
 	c.w = nil
 	c.srv.Stats.Workers.Add(-1)
 	w.start, w.end = 0, 0
@@ -77,25 +84,45 @@ func (c *conn) release() {
 	workers.Put(w)
 }
 
-// room returns where to read to, growing the buffer to need bytes in all.
-func (w *worker) room(need int) []byte {
+// room returns where to read to, growing the buffer for a packet of need bytes in
+// all. There may be no memory for that now: then it waits, and fails if the
+// connection is to end.
+func (c *conn) room(w *worker, need int) ([]byte, error) {
 	if w.start > 0 && (w.start == w.end || w.end == len(w.buf)) {
 		w.end = copy(w.buf, w.buf[w.start:w.end])
 		w.start = 0
 	}
-	if need > len(w.buf) {
+	size := len(w.buf)
+	if need > size {
 		// Grow with what has arrived, not with what was announced.
-		grown := make([]byte, min(need, max(2*len(w.buf), 4*w.end)))
-		w.end = copy(grown, w.buf[w.start:w.end])
-		w.start = 0
-		w.buf = grown
-	} else if w.end == len(w.buf) {
-		grown := make([]byte, 2*len(w.buf))
-		w.end = copy(grown, w.buf[w.start:w.end])
-		w.start = 0
-		w.buf = grown
+		size = min(need, max(2*size, 4*w.end))
+	} else if w.end == size {
+		size *= 2
 	}
-	return w.buf[w.end:]
+	if size > len(w.buf) || w.part.Size() > 0 { // else it is nothing special
+		if err := c.hold(w, max(size, need)); err != nil {
+			return nil, err
+		}
+	}
+	if size > len(w.buf) {
+		w.resize(size)
+	}
+	return w.buf[w.end:], nil
+}
+
+// resize moves the input to a buffer of another size.
+func (w *worker) resize(size int) {
+	buf := make([]byte, size)
+	w.end = copy(buf, w.buf[w.start:w.end])
+	w.start = 0
+	w.buf = buf
+}
+
+// fit gives up a buffer that is much larger than the input in it.
+func (w *worker) fit() {
+	if have := w.end - w.start; len(w.buf) > max(workerBuf, 4*have) {
+		w.resize(max(workerBuf, 2*have))
+	}
 }
 
 // receive handles input until the connection ends.
@@ -153,7 +180,10 @@ func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 	defer turn.End()
 	for reads := 1; ; reads++ {
 		w := c.borrow()
-		dst := w.room(c.need(w))
+		dst, err := c.room(w, c.need(w))
+		if err != nil {
+			return false, err
+		}
 		c.srv.pass(c.in)
 		n, wait, err := c.in.receive(fd, dst)
 		switch {
@@ -189,12 +219,15 @@ func (c *conn) readBlocking(handle handler) error {
 		var err error
 		c.inlet().waited = false
 		if c.w != nil {
-			dst := c.w.room(c.need(c.w))
+			var dst []byte
+			if dst, err = c.room(c.w, c.need(c.w)); err != nil {
+				return err
+			}
 			n, err = c.nc.Read(dst)
 			c.w.end += n
 		} else if n, err = c.nc.Read(small); n > 0 {
 			w := c.borrow()
-			w.end += copy(w.room(w.end+n), small[:n])
+			w.end += copy(w.buf[w.end:], small[:n]) // a partial and these are less than workerBuf
 		}
 		if c.inlet().waited {
 			turn.End()
@@ -317,6 +350,7 @@ func (c *conn) process(w *worker, handle handler, turn *gateway.Turn) error {
 			return c.expected(w)
 		}
 		w.start += n
+		w.moved = true
 		w.longLength = !mqtt.Shortest(n, len(body))
 		c.srv.Stats.Packets[mqtt.TypeOf(first)].Add(1)
 		if err := handle(c, w, first, body); err != nil {

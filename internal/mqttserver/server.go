@@ -3,6 +3,7 @@ package mqttserver
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -37,11 +38,16 @@ type Options struct {
 	ResponseTopic  string        // response information for a client, %c being its client ID; "": none
 	HideRefusals   bool          // 0x80 instead of 0x87 in acknowledgements
 	StrictUTF8     bool          // control characters and non-characters in names are malformed
+	Memory         int64         // bytes of all messages in memory, unfinished packets included; 0: no limit
+	Share          int           // percent of what unfinished packets may take, for one account; 0: 100
 	Connections    int           // 0: no limit but Places
 	PerAddress     int           // connections per remote address; 0: no limit
 
 	Places *gateway.Places // for the connections of the process; nil: any number
-	Turns  *gateway.Turns  // those of the readers of the process; nil: of this server's
+
+	Web     *gateway.WebPolicy // which pages may open a WebSocket; nil: those of loopback
+	Proxies gateway.Proxies    // load balancers that say whose connection it is
+	Turns   *gateway.Turns     // those of the readers of the process; nil: of this server's
 
 	gate func(*input) // see Server.pass; nil but in tests
 }
@@ -50,16 +56,20 @@ type Options struct {
 type Stats struct {
 	Accepted   atomic.Uint64
 	OverLimit  atomic.Uint64 // connections closed by a connection limit
+	Misled     atomic.Uint64 // connections of a load balancer without a right header
 	Refused    atomic.Uint64 // CONNECTs answered with an error
-	AuthFailed atomic.Uint64
-	Panics     atomic.Uint64
-	Unsettled  atomic.Uint64 // takeovers that did not wait for all of the old connection's input
-	Workers    atomic.Int64  // read buffers in use: by connections with input, not by waiting ones
-	Blocked    atomic.Uint64 // writes that met a full socket
-	BytesIn    atomic.Uint64
-	BytesOut   atomic.Uint64
-	Packets    [16]atomic.Uint64 // received, by type
-	Sent       [16]atomic.Uint64 // by type
+	AuthFailed atomic.Uint64 // of Refused: the login, for whatever reason
+	// AuthTooMany and AuthBusy are those of AuthFailed that were not looked at:
+	// there were too many wrong logins, or too many at once.
+	AuthTooMany, AuthBusy atomic.Uint64
+	Panics                atomic.Uint64
+	Unsettled             atomic.Uint64 // takeovers that did not wait for all of the old connection's input
+	Workers               atomic.Int64  // read buffers in use: by connections with input, not by waiting ones
+	Blocked               atomic.Uint64 // writes that met a full socket
+	BytesIn               atomic.Uint64
+	BytesOut              atomic.Uint64
+	Packets               [16]atomic.Uint64 // received, by type
+	Sent                  [16]atomic.Uint64 // by type
 }
 
 // Server is the MQTT gateway. Listeners are added with the Serve methods.
@@ -74,9 +84,10 @@ type Server struct {
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
 
-	limiter *gateway.Limiter
-	message mq.Limits    // of one; a packet is measured before it has arrived
-	large   atomic.Int32 // strangers with a large CONNECT under way
+	limiter    *gateway.Limiter
+	unfinished *gateway.Unfinished
+	message    mq.Limits    // of one; a packet is measured before it has arrived
+	large      atomic.Int32 // strangers with a large CONNECT under way
 
 	mu        sync.Mutex // guards the fields below
 	closing   bool
@@ -96,27 +107,48 @@ func New(opt Options) *Server {
 	if opt.Turns == nil {
 		opt.Turns = &gateway.Turns{}
 	}
+	if opt.Web == nil {
+		opt.Web = gateway.NewWebPolicy(nil, opt.Log)
+	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.message = mq.Limits{TopicLength: opt.TopicLength, MaxQoS: mq.QoS(opt.MaxQoS), StrictText: opt.StrictUTF8}
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
+	memory := opt.Memory
+	if memory <= 0 {
+		memory = math.MaxInt64
+	}
+	s.unfinished = gateway.NewUnfinished(gateway.UnfinishedOptions{
+		Limit: memory, Share: opt.Share, Largest: int64(opt.PacketSize), Total: opt.Broker.Hold, Patience: opt.ConnectTimeout / 5,
+	})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
+
+// Unfinished has the packets that have arrived in part.
+func (s *Server) Unfinished() *gateway.Unfinished { return s.unfinished }
 
 // Connections counts open connections, those without CONNECT included.
 func (s *Server) Connections() int { return s.limiter.Open() }
 
 // admission counts and logs the connections over transport that are refused.
 func (s *Server) admission(over transport) *gateway.Admission {
-	return &gateway.Admission{Limiter: s.limiter, Log: s.log, Refused: func(remote netip.AddrPort) {
+	a := &gateway.Admission{Limiter: s.limiter, Log: s.log, Proxies: s.opt.Proxies, HeaderTime: s.opt.ConnectTimeout}
+	a.Misled = func(balancer netip.AddrPort, err error) {
+		s.Stats.Accepted.Add(1)
+		s.Stats.Misled.Add(1)
+		s.strangers.Info("connection refused", "remote", balancer.String(), "transport", over.String(), "reason", err.Error())
+	}
+	a.Refused = func(remote netip.AddrPort) {
 		s.Stats.Accepted.Add(1)
 		s.Stats.OverLimit.Add(1)
 		s.strangers.Info("connection refused", "remote", remote.String(), "transport", over.String(), "reason", "connection limit reached")
-	}}
+	}
+	return a
 }
 
-// start runs a new connection in a goroutine.
-func (s *Server) start(nc net.Conn, over transport) error {
+// start runs a new connection in a goroutine. Its place counts for the address
+// remote.
+func (s *Server) start(nc net.Conn, over transport, remote netip.AddrPort) error {
 	var c *conn
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		raw, err := tcp.SyscallConn()
@@ -136,6 +168,10 @@ func (s *Server) start(nc net.Conn, over transport) error {
 	c.srv, c.nc, c.transport, c.maxPacket, c.version = s, nc, over, 1<<30, mqtt.V311
 	if c.in == nil {
 		c.in = &c.inlet().in
+	}
+	if c.remote() != remote {
+		client := remote // on the heap only here
+		c.more().remote = &client
 	}
 	s.Stats.Accepted.Add(1)
 	s.mu.Lock()

@@ -41,6 +41,9 @@ func (auth) Grant(_ *mq.Principal, filter []byte) mq.Grant {
 	return mq.GrantAll
 }
 
+func (auth) Version() uint64 { return 0 }
+func (auth) Changed(func())  {}
+
 // serve starts a gateway on a store in memory and returns its address.
 func serve(t *testing.T, change func(*Options)) (*Server, string) {
 	t.Helper()

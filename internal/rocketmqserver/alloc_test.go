@@ -57,6 +57,7 @@ func (e *ear) SendPublish(*mq.Message, broker.Header, *broker.Batch) broker.Send
 
 func (*ear) SendConnack(*broker.Session, bool, *broker.Batch)       {}
 func (*ear) Settle()                                                {}
+func (*ear) Revoked() bool                                          { return false }
 func (*ear) SendAck(broker.AckKind, uint16, mq.Code, *broker.Batch) {}
 func (*ear) Takes(*mq.Message, broker.Header) bool                  { return true }
 func (*ear) Flush(*broker.Batch)                                    {}

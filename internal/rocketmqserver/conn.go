@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,9 +29,10 @@ type conn struct {
 	local  netip.AddrPort // as the client has dialled it, with the port to send to
 
 	in       input
-	who      *mq.Principal // of the last signed request; nil: none was right
-	noted    bool          // that a request was refused is in the log
-	warned   bool          // so is that the client wants to consume
+	who      *mq.Principal                // of the last signed request; nil: none was right
+	sender   atomic.Pointer[mq.Principal] // the last one that was right, for closeRevoked
+	noted    bool                         // that a request was refused is in the log
+	warned   bool                         // so is that the client wants to consume
 	batch    broker.Batch
 	cmd      rocketmq.Command
 	send     rocketmq.SendHeader
@@ -71,7 +73,7 @@ var (
 func (c *conn) serve() {
 	defer c.srv.remove(c)
 	defer c.nc.Close()
-	defer c.in.release(c.srv)
+	defer c.in.drop(c.srv)
 	// The first byte tells what the writer writes to.
 	err := c.in.open(c)
 	if err == nil {
@@ -352,4 +354,16 @@ type signedCommand struct {
 func (s *signedCommand) AccessKey() []byte { return s.ext.Get(rocketmq.KeyAccessKey) }
 
 // SignedWith implements mq.SignedRequest.
-func (s *signedCommand) SignedWith(secret []byte) bool { return rocketmq.Verify(secret, s.ext, s.body) }
+func (s *signedCommand) SignedWith(secret []byte) bool {
+	return s.isRequest() && rocketmq.Verify(secret, s.ext, s.body)
+}
+
+// isRequest reports whether what is signed can be nothing but a request.
+func (s *signedCommand) isRequest() bool {
+	for i := range s.ext {
+		if string(s.ext[i].Key) != rocketmq.KeySignature && mq.IsSignedRequest(s.ext[i].Value) {
+			return true
+		}
+	}
+	return mq.IsSignedRequest(s.body)
+}

@@ -56,6 +56,7 @@ func init() {
 type grpcSide struct {
 	server  *grpc.Server           // nil: no listener yet, or none any more; guarded by Server.mu
 	opening map[*grpcConn]struct{} // connections whose handshake is under way; guarded by Server.mu
+	open    map[*grpcConn]struct{} // all connections; guarded by Server.mu
 	ending  context.Context        // ends when Telemetry streams are to end
 	end     context.CancelFunc
 }
@@ -65,7 +66,7 @@ func (s *Server) ServeGRPC(l net.Listener) {
 	s.mu.Lock()
 	s.listeners = append(s.listeners, l)
 	if s.grpc.server == nil {
-		s.grpc = grpcSide{server: s.newGRPC(), opening: make(map[*grpcConn]struct{})}
+		s.grpc = grpcSide{server: s.newGRPC(), opening: make(map[*grpcConn]struct{}), open: make(map[*grpcConn]struct{})}
 		s.grpc.ending, s.grpc.end = context.WithCancel(context.Background())
 	}
 	server := s.grpc.server
@@ -248,7 +249,9 @@ func (c *call) begin(s *Server, stream grpc.ServerStream) {
 	c.srv, c.stream, c.ctx = s, stream, stream.Context()
 	c.wire, _ = grpc.ServerTransportStreamFromContext(c.ctx).(wire)
 	if p, ok := peer.FromContext(c.ctx); ok {
-		c.conn, _ = p.AuthInfo.(*grpcConn)
+		if c.conn, _ = p.AuthInfo.(*grpcConn); c.conn != nil {
+			c.conn.use()
+		}
 	}
 }
 
@@ -271,6 +274,7 @@ func (c *call) release() {
 	}
 	if c.held > 0 {
 		c.srv.room(true).Release(c.held)
+		c.srv.broker.Hold(-c.held)
 		c.held = 0
 	}
 }
@@ -313,6 +317,7 @@ func (c *call) receive(limit int) error {
 			return errNoMemory
 		}
 		c.held = size
+		c.srv.broker.Hold(size)
 	}
 	parts, err := c.wire.Read(int(size))
 	if err != nil {
@@ -406,6 +411,11 @@ func (c *call) authenticate() (*mq.Principal, error) {
 	who, err := c.srv.opt.Auth.AuthenticateRequest(&c.signed, known, c.conn.remote)
 	if who != known {
 		c.conn.who.Store(who)
+	}
+	if who != nil && c.conn.sender.Load() != who {
+		if c.conn.sender.Store(who); who.Ended() { // closeRevoked has not seen it
+			_ = c.conn.Close()
+		}
 	}
 	if err != nil {
 		c.srv.Stats.AuthFailed[GRPC].Add(1)

@@ -67,6 +67,8 @@ func (rules) Allow(_ *mq.Principal, _ mq.Action, topic []byte) bool {
 }
 
 func (rules) Grant(*mq.Principal, []byte) mq.Grant { return mq.GrantAll }
+func (rules) Version() uint64                      { return 0 }
+func (rules) Changed(func())                       {}
 
 // lockedBuffer is a log to look at.
 type lockedBuffer struct {
@@ -433,7 +435,9 @@ func TestGRPCSignature(t *testing.T) {
 		{"right", sign("AK", "secret", date, false), pb.Code_OK, ""},
 		{"capital letters", sign("AK", "secret", date, true), pb.Code_OK, ""},
 		{"with region", sign("AK/cn-hangzhou/Rocketmq", "secret", date, false), pb.Code_OK, ""},
-		{"RFC 3339", sign("AK", "secret", "2026-01-02T03:04:05+08:00", false), pb.Code_OK, ""},
+		{"long ago", sign("AK", "secret", "19700101T000000Z", false), pb.Code_OK, ""},
+		{"RFC 3339", sign("AK", "secret", "2026-01-02T03:04:05+08:00", false), pb.Code_UNAUTHORIZED, "not a date"},
+		{"a client ID, signed as an MQTT password", sign("AK", "secret", "GID_Test@@@0001", false), pb.Code_UNAUTHORIZED, "not a date"},
 		{"somebody else on the same connection", sign("OTHER", "terces", date, false), pb.Code_OK, ""},
 		{"without spaces", with(sign("AK", "secret", date, false), ", ", ","), pb.Code_OK, ""},
 		{"wrong secret", sign("AK", "secreT", date, false), pb.Code_UNAUTHORIZED, "wrong signature"},
@@ -798,8 +802,8 @@ func TestGRPCPanic(t *testing.T) {
 	v := newRig(t, rigOptions{server: func(o *Options) { o.Auth, o.Log = keys{"AK": "secret"}, slog.New(slog.NewTextHandler(log, nil)) }})
 	d := v.device("online", false)
 	p := v.producer()
-	wants(t, p.send(calling(t, sign("panic", "", "", false)...), message("/p2p/online", "first")).Status, pb.Code_INTERNAL_SERVER_ERROR, "a bug")
-	wants(t, p.send(calling(t, sign("AK", "secret", "", false)...), message("/p2p/online", "second")).Status, pb.Code_OK, "")
+	wants(t, p.send(calling(t, sign("panic", "", "20260102T030405Z", false)...), message("/p2p/online", "first")).Status, pb.Code_INTERNAL_SERVER_ERROR, "a bug")
+	wants(t, p.send(calling(t, sign("AK", "secret", "20260102T030405Z", false)...), message("/p2p/online", "second")).Status, pb.Code_OK, "")
 	if g := d.next(); g.payload != "second" || len(d.got) != 0 {
 		t.Errorf("the device gets %q, and %d more", g.payload, len(d.got))
 	}
@@ -1025,8 +1029,8 @@ func TestGRPCNoHandshake(t *testing.T) {
 		}
 	}
 	for greeting, reason := range map[string]string{
-		"\x00\x00\x00\x10\x00\x00\x00\x0c":             "neither TLS nor HTTP/2: SDKs that speak remoting",
-		"POST / HTTP/1.1\r\nHost: example.org\r\n\r\n": "neither TLS nor HTTP/2",
+		"\x00\x00\x00\x10\x00\x00\x00\x0c":             "the client speaks RocketMQ remoting; this port serves gRPC (HTTP/2 or TLS; listen.rocketmq is for remoting)",
+		"POST / HTTP/1.1\r\nHost: example.org\r\n\r\n": "the client speaks HTTP; this port serves gRPC",
 		"\x16\x03\x01\x00\x05hello":                    "TLS: ",
 	} {
 		nc := v.greeted(greeting)

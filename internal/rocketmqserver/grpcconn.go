@@ -24,9 +24,9 @@ const http2Greeting = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // grpcListener gives connections to a grpc.Server within the limits.
 func (s *Server) grpcListener(l net.Listener) net.Listener {
-	return s.admission(GRPC, "rocketmq-grpc").Listen(s.ctx, l, func(nc net.Conn, leave func()) net.Conn {
+	return s.admission(GRPC, "rocketmq-grpc").Listen(s.ctx, l, func(nc net.Conn, remote netip.AddrPort, leave func()) net.Conn {
 		s.Stats.Accepted[GRPC].Add(1)
-		c := &grpcConn{Conn: gateway.NewAdmitted(nc, leave), srv: s, remote: gateway.AddrOf(nc.RemoteAddr()).Addr()}
+		c := &grpcConn{Conn: gateway.NewAdmitted(nc, remote, leave), srv: s, remote: remote.Addr()}
 		if !s.opens(c) {
 			_ = c.Close() // the library finds it closed
 		}
@@ -42,7 +42,7 @@ func (s *Server) opens(c *grpcConn) bool {
 	if s.closing.Load() {
 		return false
 	}
-	s.grpc.opening[c] = struct{}{}
+	s.grpc.opening[c], s.grpc.open[c] = struct{}{}, struct{}{}
 	return true
 }
 
@@ -66,8 +66,12 @@ type grpcConn struct {
 	batch     sharedBatch
 	telemetry atomic.Int32 // streams
 
-	who   atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
-	noted atomic.Bool                  // that a request was refused is in the log
+	called atomic.Bool // there was a call
+	late   *time.Timer // ends the connection if there is none; set with the handshake
+
+	who    atomic.Pointer[mq.Principal] // of the last signed request; nil: none was right
+	sender atomic.Pointer[mq.Principal] // the last one that was right, for closeRevoked
+	noted  atomic.Bool                  // that a request was refused is in the log
 }
 
 // Read implements net.Conn.
@@ -85,13 +89,33 @@ func (c *grpcConn) Read(b []byte) (int, error) {
 func (c *grpcConn) SetDeadline(t time.Time) error {
 	if t.IsZero() {
 		c.srv.opened(c)
+		c.late = time.AfterFunc(c.srv.opt.FrameTime, c.endIfUnused)
 	}
 	return c.Conn.SetDeadline(t)
 }
 
+// endIfUnused ends a connection that has asked for nothing: the library would keep
+// it for IdleTimeout.
+func (c *grpcConn) endIfUnused() {
+	if !c.called.Load() {
+		c.srv.strangers.Info("RocketMQ connection closed", "remote", gateway.AddrOf(c.RemoteAddr()).String(), "transport", "rocketmq-grpc", "reason", "no call came in time")
+		_ = c.Close()
+	}
+}
+
+// use notes that there is a call.
+func (c *grpcConn) use() {
+	if !c.called.Load() && !c.called.Swap(true) && c.late != nil {
+		c.late.Stop()
+	}
+}
+
 // Close implements net.Conn.
 func (c *grpcConn) Close() error {
-	c.srv.opened(c)
+	c.srv.mu.Lock()
+	delete(c.srv.grpc.opening, c)
+	delete(c.srv.grpc.open, c)
+	c.srv.mu.Unlock()
 	return c.Conn.Close()
 }
 
@@ -138,22 +162,40 @@ func (t sniffing) handshake(c *grpcConn) (net.Conn, error) {
 		}
 		return secure, nil
 	default:
-		return nil, errNotGRPC
+		return nil, c.notGRPC()
 	}
 }
 
-var errNotGRPC = errors.New("neither TLS nor HTTP/2: SDKs that speak remoting must be given the address of listen.rocketmq")
+// notGRPC says what the client speaks instead. The rest of what it has sent tells,
+// if it is there.
+func (c *grpcConn) notGRPC() error {
+	begun := c.unread
+	if len(begun) == 1 {
+		_ = c.SetReadDeadline(time.Now().Add(restTime))
+		n, _ := c.Conn.Read(c.greeting[1:])
+		begun = c.greeting[:1+n]
+	}
+	return &gateway.WrongProtocol{Spoken: gateway.Spoken(begun), Wanted: "gRPC (HTTP/2 or TLS; listen.rocketmq is for remoting)"}
+}
+
+// restTime is how long the bytes behind the first one may take to arrive: they
+// commonly come together.
+const restTime = 100 * time.Millisecond
 
 // readGreeting reads the rest of what HTTP/2 begins with: HTTP/1 can begin with
 // the same letter.
 func (c *grpcConn) readGreeting() error {
-	n, err := io.ReadFull(c.Conn, c.greeting[1:])
-	c.unread = c.greeting[:1+n]
-	switch {
-	case !strings.HasPrefix(http2Greeting, string(c.unread)):
-		return errNotGRPC
-	case err != nil:
-		return fmt.Errorf("HTTP/2: %w", err)
+	for len(c.unread) < len(http2Greeting) {
+		n, err := c.Conn.Read(c.greeting[len(c.unread):])
+		c.unread = c.greeting[:len(c.unread)+n]
+		switch {
+		case !strings.HasPrefix(http2Greeting, string(c.unread)):
+			return c.notGRPC()
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("HTTP/2: %w", io.ErrUnexpectedEOF)
+		case err != nil:
+			return fmt.Errorf("HTTP/2: %w", err)
+		}
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ const signatureScheme = "MQv2-HMAC-SHA1"
 
 // signedCall is a mq.SignedRequest: the metadata "authorization" and
 // "x-mq-date-time" of a call (Signature of the SDKs, DefaultAuthenticationContextBuilder
-// of RocketMQ). Only the date is signed, as the client wrote it. It is not
-// looked at: clients write local time in the format of UTC.
+// of RocketMQ). Only the date is signed, as the client wrote it. How old it is does
+// not matter: clients write local time in the format of UTC, and repeat it.
 type signedCall struct {
 	key       []byte
 	signature []byte // decoded
@@ -25,6 +25,11 @@ type signedCall struct {
 var errBadAuthorization = &mq.Error{
 	Code: mq.BadCredentials,
 	Text: "the metadata authorization is not " + signatureScheme + " Credential=..., SignedHeaders=x-mq-date-time, Signature=...",
+}
+
+var errBadDate = &mq.Error{
+	Code: mq.BadCredentials,
+	Text: "the metadata x-mq-date-time, which is signed, is not a date like 20060102T150405Z",
 }
 
 // parse takes the metadata; without authorization, or with an empty key, the call
@@ -56,6 +61,8 @@ func (s *signedCall) parse(authorization, date string) error {
 		return nil
 	case !ok || len(s.signature) != sha1.Size:
 		return errBadAuthorization
+	case !mq.IsSignedDate([]byte(date)):
+		return errBadDate
 	}
 	s.date = []byte(date)
 	return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/rocketmq"
 )
 
@@ -20,6 +21,7 @@ type input struct {
 	begun      time.Time // when the request that is arriving began; zero: none is
 	held       int64     // of Server.room
 	known      bool      // which one
+	counted    int64     // bytes of buf in Broker.Hold: those of a large one
 }
 
 const (
@@ -35,7 +37,8 @@ func (in *input) open(c *conn) error {
 	if err != nil {
 		return err
 	}
-	if in.buf[0] == firstOfTLS {
+	switch first := in.buf[0]; {
+	case first == firstOfTLS:
 		nc := c.srv.overTLS(c.nc, in.buf[:n])
 		c.mu.Lock()
 		c.nc = nc
@@ -43,6 +46,8 @@ func (in *input) open(c *conn) error {
 		if n, err = c.nc.Read(in.buf); err != nil {
 			return fmt.Errorf("TLS: %w", err)
 		}
+	case first > rocketmq.MaxFrame>>24: // of the length
+		return &gateway.WrongProtocol{Spoken: gateway.Spoken(in.buf[:n]), Wanted: "RocketMQ remoting (listen.rocketmq-grpc is for gRPC)"}
 	}
 	_ = c.nc.SetDeadline(time.Time{})
 	c.srv.Stats.BytesIn.Add(uint64(n))
@@ -102,6 +107,7 @@ func (in *input) advance(s *Server) {
 		small := make([]byte, readBuf)
 		in.end = copy(small, rest)
 		in.start, in.buf = 0, small
+		in.count(s)
 	}
 	if len(in.buf) == readBuf {
 		in.release(s)
@@ -133,7 +139,25 @@ func (in *input) grow(c *conn, size int) error {
 	grown := make([]byte, min(size, 2*len(in.buf)))
 	in.end = copy(grown, in.buf[in.start:in.end])
 	in.start, in.buf = 0, grown
+	in.count(c.srv)
 	return nil
+}
+
+// count counts a large buffer as memory of messages.
+func (in *input) count(s *Server) {
+	size := int64(0)
+	if len(in.buf) > readBuf {
+		size = int64(len(in.buf))
+	}
+	s.broker.Hold(size - in.counted)
+	in.counted = size
+}
+
+// drop gives up what has arrived.
+func (in *input) drop(s *Server) {
+	in.release(s)
+	in.buf, in.start, in.end = nil, 0, 0
+	in.count(s)
 }
 
 // isKnown reports whether the client has shown who it is.

@@ -42,6 +42,10 @@ var outcomes = [...]outcome{
 	mq.BadPayload:      {rocketmq.MessageIllegal, pb.Code_MESSAGE_CORRUPTED, mq.DropBadPayload, "the body is damaged"},
 	mq.QoSTooHigh:      {rocketmq.MessageIllegal, pb.Code_ILLEGAL_MESSAGE_PROPERTY_KEY, mq.DropQoSTooHigh, "QoS too high"},
 	mq.DelayedFull:     {rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropDelayedFull, "too many delayed messages"},
+	mq.InboxesFull:     {rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropInboxesFull, "too many inboxes hold messages (limits.inboxes, limits.inbox-name-bytes)"},
+	mq.RetainedBytes:   {rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropRetainedBytes, "too many bytes of retained messages"},
+	mq.DelayedBytes:    {rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropDelayedBytes, "too many bytes of delayed messages"},
+	mq.WillsFull:       {rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropInboxesFull, "too many wills"},
 }
 
 // What is wrong with a message itself, which no other time or server makes right.

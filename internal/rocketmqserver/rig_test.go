@@ -225,6 +225,7 @@ func (d *device) SendConnack(*broker.Session, bool, *broker.Batch) {}
 func (d *device) Takes(*mq.Message, broker.Header) bool            { return true }
 func (d *device) Close(broker.CloseReason)                         {}
 func (d *device) Settle()                                          {}
+func (d *device) Revoked() bool                                    { return false }
 
 func (d *device) Quiesce() {}
 

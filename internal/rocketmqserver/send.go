@@ -215,6 +215,11 @@ func (c *conn) authenticate(body []byte) error {
 		}
 	}
 	c.check = signedCommand{}
+	if who != nil && c.sender.Load() != who {
+		if c.sender.Store(who); who.Ended() { // closeRevoked has not seen it
+			c.finish()
+		}
+	}
 	return err
 }
 

@@ -51,7 +51,9 @@ type Options struct {
 	PerAddress  int // of each protocol and remote address; 0: no limit
 
 	Places *gateway.Places // for the connections of the process; nil: any number
-	Turns  *gateway.Turns  // those of the readers of the process; nil: of this server's
+
+	Proxies gateway.Proxies // load balancers that say whose connection it is
+	Turns   *gateway.Turns  // those of the readers of the process; nil: of this server's
 }
 
 // Protocol is one of the two.
@@ -70,6 +72,7 @@ func (p Protocol) String() string { return [...]string{"remoting", "grpc"}[p] }
 type Stats struct {
 	Accepted   [Protocols]atomic.Uint64 // connections
 	OverLimit  [Protocols]atomic.Uint64 // connections closed by a limit
+	Misled     [Protocols]atomic.Uint64 // connections of a load balancer without a right header
 	AuthFailed [Protocols]atomic.Uint64 // requests
 	Resetting  atomic.Uint64            // gRPC connections closed because their calls were reset at once
 	Slowed     atomic.Uint64            // waits for the growth of compressed bodies
@@ -167,6 +170,7 @@ func New(opt Options) (*Server, error) {
 		s.tls = conf
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.broker.OnRevoked(s.closeRevoked)
 	return s, nil
 }
 
@@ -240,11 +244,18 @@ var errClosing = &mq.Error{Code: mq.ShuttingDown, Text: "the server is shutting 
 
 // admission counts and logs the connections of a protocol that are refused.
 func (s *Server) admission(p Protocol, transport string) *gateway.Admission {
-	return &gateway.Admission{Limiter: s.limits[p], Log: s.log, Refused: func(remote netip.AddrPort) {
+	a := &gateway.Admission{Limiter: s.limits[p], Log: s.log, Proxies: s.opt.Proxies, HeaderTime: s.opt.FrameTime}
+	a.Misled = func(balancer netip.AddrPort, err error) {
+		s.Stats.Accepted[p].Add(1)
+		s.Stats.Misled[p].Add(1)
+		s.strangers.Info("connection refused", "remote", balancer.String(), "transport", transport, "reason", err.Error())
+	}
+	a.Refused = func(remote netip.AddrPort) {
 		s.Stats.Accepted[p].Add(1)
 		s.Stats.OverLimit[p].Add(1)
 		s.strangers.Info("connection refused", "remote", remote.String(), "transport", transport, "reason", "connection limit reached")
-	}}
+	}
+	return a
 }
 
 // parentTopic is the MQTT parent topic of a RocketMQ topic: what stands behind

@@ -56,7 +56,7 @@ func TestMetadataAtDiskLimit(t *testing.T) {
 		"a new subscription":            {s.PutSubscriptions("old", []mq.Subscription{old, {Filter: "new"}}), mq.StoreFull},
 		"a subscription that was there": {s.PutSubscriptions("old", []mq.Subscription{{Filter: "old", QoS: 2}}), mq.OK},
 		"an end of a subscription":      {s.DeleteSubscriptions("old", []string{"other"}), mq.OK},
-		"an end of a session":           {s.DeleteSession("other"), mq.OK},
+		"an end of a session":           {s.DeleteSession("other", nil), mq.OK},
 	} {
 		if got := codeOf(c.err); got != c.want {
 			t.Errorf("%s: %v, want %v", name, c.err, c.want)

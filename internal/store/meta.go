@@ -16,23 +16,32 @@ import (
 // range; a client ID inside a key has its length in front, so that what belongs
 // to one client is one range, too, and no ID is the prefix of another's.
 //
-//	's' clientID                              session: version 2, expiry u32 BE, deadline i64 BE,
-//	                                          time the will is due i64 BE, will (empty: none)
+//	's' clientID                              session: version 3, expiry u32 BE, deadline i64 BE,
+//	                                          time the will is due i64 BE, owner, will (empty: none)
 //	'f' len(clientID) u16 BE, clientID, filter  subscription: version 1, options, ID uvarint
+//	'o' clientID                              whose messages wait in the inbox of a client without session:
+//	                                          version 1, owner
 //
-// Version 1 of a session ends after the deadline. It is read, not written.
+// An owner is its kind, one byte, and the length of its name, uvarint, and the
+// name.
+//
+// Version 2 of a session has no owner, and is written for one that belongs to
+// nobody. Version 1 ends after the deadline besides. It is read, not written.
 //
 // Taken for later: 'u' user (credentials), 'd' device key (device credentials),
 // 'v' (version of this key space, absent: 1).
 const (
 	keySession      = 's'
 	keySubscription = 'f'
+	keyOwner        = 'o'
 
 	subscriptionVersion = 1
-	sessionVersion      = 2
+	sessionVersion      = 3
+	sessionUnowned      = 2
+	ownerVersion        = 1
 
 	sessionSize1 = 1 + 4 + 8        // of a session of version 1, in bytes
-	sessionSize  = sessionSize1 + 8 // of one without its will
+	sessionSize  = sessionSize1 + 8 // of one without owner and will
 )
 
 // Bits of a subscription's options byte.
@@ -83,11 +92,17 @@ func (s *Store) PutSession(clientID string, sm mq.SessionMeta) error {
 }
 
 func sessionValue(sm *mq.SessionMeta) []byte {
-	v := make([]byte, 0, sessionSize+len(sm.Will))
+	v := make([]byte, 0, sessionSize+ownerSize(sm.Owner)+len(sm.Will))
 	v = append(v, sessionVersion)
+	if sm.Owner == (mq.Owner{}) {
+		v[0] = sessionUnowned
+	}
 	v = binary.BigEndian.AppendUint32(v, sm.ExpirySeconds)
 	v = binary.BigEndian.AppendUint64(v, uint64(sm.Deadline))
 	v = binary.BigEndian.AppendUint64(v, uint64(sm.WillDue))
+	if v[0] == sessionVersion {
+		v = appendOwner(v, sm.Owner)
+	}
 	return append(v, sm.Will...)
 }
 
@@ -96,10 +111,16 @@ func sessionValue(sm *mq.SessionMeta) []byte {
 func parseSession(v []byte) (sm mq.SessionMeta, ok bool) {
 	switch {
 	case len(v) == sessionSize1 && v[0] == 1:
-	case len(v) >= sessionSize && v[0] == sessionVersion:
+	case len(v) >= sessionSize && (v[0] == sessionVersion || v[0] == sessionUnowned):
 		sm.WillDue = int64(binary.BigEndian.Uint64(v[sessionSize1:]))
-		if len(v) > sessionSize {
-			sm.Will = bytes.Clone(v[sessionSize:])
+		rest := v[sessionSize:]
+		if v[0] == sessionVersion {
+			if sm.Owner, rest, ok = cutOwner(rest); !ok {
+				return mq.SessionMeta{}, false
+			}
+		}
+		if len(rest) > 0 {
+			sm.Will = bytes.Clone(rest)
 		}
 	default:
 		return sm, false
@@ -109,11 +130,17 @@ func parseSession(v []byte) (sm mq.SessionMeta, ok bool) {
 	return sm, true
 }
 
-// DeleteSession removes a session and its subscriptions, as one unit.
-func (s *Store) DeleteSession(clientID string) error {
+// DeleteSession removes a session and its subscriptions and, if inbox is not nil,
+// puts whom the inbox belongs to, as one unit.
+func (s *Store) DeleteSession(clientID string, inbox *mq.Owner) error {
 	return s.meta.commit(func(in *incarnation, b *pebble.Batch) error {
 		if err := b.Delete(sessionKey(clientID), nil); err != nil { // fails for a closed batch only
 			return err
+		}
+		if inbox != nil {
+			if err := putOwner(b, clientID, *inbox); err != nil {
+				return err
+			}
 		}
 		// One by one: most sessions have few, and a range tombstone for each
 		// session that ends would cost every later reader.

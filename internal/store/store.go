@@ -55,6 +55,8 @@ type Options struct {
 	MaxRecord    int64         // bytes of the largest record to come; 0: unknown
 	Retention    time.Duration // default: none
 	DiskLimit    int64         // bytes; 0: refuse puts when the file system is 95 % full; see inboxlog.Options
+	Inboxes      mq.Limit      // inboxes of clients and shared subscriptions that hold messages
+	InboxNames   mq.Limit      // bytes of their names
 	OpenFiles    int           // descriptors that the metadata may take, default 256; it needs about 12
 	Logger       *slog.Logger  // default: discard
 	// Clock is the server's time. Open makes it go on from what the store knows,
@@ -130,7 +132,7 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	s.inboxes, err = inboxlog.Open(inboxlog.Options{
 		Dir: o.FS.PathJoin(o.Dir, inboxName), FS: o.FS, Sync: o.Sync, SyncInterval: o.SyncInterval,
-		SegmentSize: o.SegmentSize, MaxRecord: o.MaxRecord, KeepFree: keepFree(o.FS, o.Dir), Retention: o.Retention, DiskLimit: o.DiskLimit, Logger: o.Logger,
+		SegmentSize: o.SegmentSize, MaxRecord: o.MaxRecord, KeepFree: keepFree(o.FS, o.Dir), Inboxes: o.Inboxes, InboxNames: o.InboxNames, Retention: o.Retention, DiskLimit: o.DiskLimit, Logger: o.Logger,
 		Clock: o.Clock, Done: o.Done, Observer: o.Observer, MustExist: sessions > 0 || s.marks.flags&markInbox != 0,
 	})
 	if err != nil {

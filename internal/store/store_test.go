@@ -139,7 +139,7 @@ func runMetadata(t *rapid.T, mode SyncMode) {
 		},
 		"delete": func(t *rapid.T) {
 			c := client.Draw(t, "client")
-			check(s.DeleteSession(c))
+			check(s.DeleteSession(c, nil))
 			delete(m.sessions, c)
 			delete(m.subs, c)
 		},

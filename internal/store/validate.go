@@ -38,6 +38,8 @@ func checkValue(k, v []byte) (kind byte, err error) {
 	switch kind = k[0]; kind {
 	case keySession:
 		_, err = readSession(string(k[1:]), v)
+	case keyOwner:
+		_, err = readOwner(string(k[1:]), v)
 	case keySubscription:
 		if len(k) < 3 || len(k) < 3+int(binary.BigEndian.Uint16(k[1:])) {
 			return kind, metaError(fmt.Errorf("the key %q of a subscription has an unknown form", k))

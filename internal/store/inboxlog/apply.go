@@ -15,14 +15,17 @@ func (ix *index) insert(id uint32, e entry) {
 	es := ix.view(s)
 	i := search(es, e.seq)
 	if i < len(es) && es[i].seq == e.seq {
+		promised := s.state & slotPromised
 		if !es[i].dead() {
-			ix.account(s, &es[i], -1)
+			s.state |= slotPromised // it holds messages all the while
+			ix.account(id, s, &es[i], -1)
 		}
 		if e.seq <= s.sent && !e.has(mq.FlagSent) {
 			ix.settle(s, e.seq) // e's flags are the whole truth
 		}
 		es[i] = e
-		ix.account(s, &e, 1)
+		ix.account(id, s, &e, 1)
+		s.state = s.state&^slotPromised | promised
 		return
 	}
 	if e.seq <= s.sent && !e.has(mq.FlagSent) {
@@ -35,7 +38,7 @@ func (ix *index) insert(id uint32, e entry) {
 	es = ix.view(s)
 	copy(es[i+1:], es[i:])
 	es[i] = e
-	ix.account(s, &e, 1)
+	ix.account(id, s, &e, 1)
 }
 
 // settle writes FlagSent into the entries that have it by s.sent only, except
@@ -49,8 +52,8 @@ func (ix *index) settle(s *slot, seq uint64) {
 	s.sent = 0
 }
 
-func (ix *index) kill(s *slot, e *entry) {
-	ix.account(s, e, -1)
+func (ix *index) kill(id uint32, s *slot, e *entry) {
+	ix.account(id, s, e, -1)
 	e.where |= entryDead
 }
 
@@ -58,7 +61,7 @@ func (ix *index) kill(s *slot, e *entry) {
 func (ix *index) ack(id uint32, seq uint64) {
 	s := ix.slot(id)
 	if e := ix.get(s, seq); e != nil {
-		ix.kill(s, e)
+		ix.kill(id, s, e)
 		ix.shrink(s)
 	}
 }
@@ -97,7 +100,7 @@ func (ix *index) clear(id uint32, seq uint64) {
 				e.where |= uint32(mq.FlagSent)
 			}
 		case !e.has(mq.FlagKeep) || e.has(mq.FlagReceived):
-			ix.kill(s, e)
+			ix.kill(id, s, e)
 			died = true
 		default:
 			e.where &^= uint32(mq.FlagSent)

@@ -208,6 +208,7 @@ func (c *committer) giveUp(i, n int, err error) {
 	}
 	told := false
 	for k := range ops {
+		c.l.breakPromise(&ops[k])
 		if ops[k].Owner != nil {
 			c.refused = append(c.refused, refusal{ops[k], err})
 			told = true
@@ -450,6 +451,7 @@ func (c *committer) applyOp(op *mq.Op, p place, epoch, put uint32) {
 			e.where |= entryShared
 		}
 		ix.insert(id, e)
+		ix.kept(id)
 		if op.Origin != mq.NoInbox {
 			ix.claim(uint32(op.Origin), op.PacketID, epoch)
 		}

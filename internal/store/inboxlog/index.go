@@ -29,6 +29,7 @@ type index struct {
 	live      int64      // bytes of segments still needed, by estimate
 	sealed    int64      // bytes of frames in sealed segments
 	entryN    int64
+	holders   holders
 	largest   uint32 // record found by recovery, in bytes
 	expireAt  uint32 // slot where Expired goes on
 	expireSeq uint64 // and the seq in it after which
@@ -67,8 +68,9 @@ type slot struct {
 
 // Bits of slot.state.
 const (
-	slotHeld = 0x01 // the caller has a handle
-	slotLong = 0x02 // bit 16 of the length of the name; so a slot fits a cache line
+	slotHeld     = 0x01 // the caller has a handle
+	slotLong     = 0x02 // bit 16 of the length of the name; so a slot fits a cache line
+	slotPromised = 0x04 // see holders
 )
 
 func (s *slot) held() bool { return s.state&slotHeld != 0 }
@@ -169,6 +171,7 @@ func (ix *index) free(id uint32) {
 	if s.name == 0 || s.held() || s.count > 0 || s.nclaims > 0 {
 		return
 	}
+	ix.unpromise(id)
 	ix.leave(id)
 	ix.names.release(s.name, s.nameClass)
 	*s = slot{gen: s.gen}
@@ -226,8 +229,9 @@ func (s *slot) flagsOf(e *entry) mq.Flags {
 	return f
 }
 
-// count adds (sign 1) or takes away (-1) a live entry of s from the counters.
-func (ix *index) account(s *slot, e *entry, sign int) {
+// account adds (sign 1) or takes away (-1) a live entry of slot id, which is s,
+// from the counters.
+func (ix *index) account(id uint32, s *slot, e *entry, sign int) {
 	seg := ix.seg(e.epoch24())
 	bytes := int64(s.nameLen()) + liveExtra
 	if e.where&entryShared == 0 {
@@ -247,7 +251,13 @@ func (ix *index) account(s *slot, e *entry, sign int) {
 	seg.bytes += int64(sign) * bytes
 	ix.live += int64(sign) * bytes
 	ix.entryN += int64(sign)
+	if sign > 0 && !s.counts() {
+		ix.hold(id, s, mq.Nobody)
+	}
 	s.count += uint32(sign)
+	if sign < 0 && !s.counts() {
+		ix.let(id, s)
+	}
 	s.bytes += int64(sign) * int64(e.size)
 }
 

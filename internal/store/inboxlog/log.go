@@ -81,6 +81,7 @@ func Open(opts Options) (*Log, error) {
 		tidyC:       make(chan struct{}, 1),
 		stop:        make(chan struct{}),
 	}
+	l.ix.holders.inboxes.Limit, l.ix.holders.names.Limit = opts.Inboxes, opts.InboxNames
 	l.queue.init()
 	l.prep.ask = make(chan uint32, 1)
 	l.prep.ready = make(chan prepared, 1)
@@ -201,6 +202,7 @@ func (l *Log) Metrics() Metrics {
 	l.ix.mu.Lock()
 	defer l.ix.mu.Unlock()
 	m.Inboxes, m.Entries, m.LiveBytes = l.ix.table.count, l.ix.entryN, l.ix.live
+	m.Holding, m.NameBytes = l.ix.holders.inboxes.Used(), l.ix.holders.names.Used()
 	m.Segments = len(l.ix.segs)
 	m.DiskBytes = l.ix.size + l.spares.bytes()
 	return m

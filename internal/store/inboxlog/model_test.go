@@ -465,6 +465,7 @@ func checkAccounts(t tb, l *Log) {
 	if slots != ix.table.count || slots+len(ix.vacant) != int(ix.top-1) {
 		t.Fatalf("%d slots used, table has %d, %d vacant of %d", slots, ix.table.count, len(ix.vacant), ix.top-1)
 	}
+	checkHolders(t, ix)
 	for _, s := range ix.segs {
 		if s.entries != entries[s.epoch] || s.claims != claims[s.epoch] || s.bytes != size24[s.epoch] {
 			t.Fatalf("segment %d: has %d, %d, %d; it says %d, %d, %d", s.epoch,

@@ -44,6 +44,9 @@ type Options struct {
 	// case they are while less than KeepFree and two segments are free. Spares
 	// count as free.
 	DiskLimit int64
+	// Inboxes bounds how many inboxes of clients and shared subscriptions hold
+	// messages, InboxNames the bytes of their names; see mq.Store.Occupy.
+	Inboxes, InboxNames mq.Limit
 	// MustExist says that the log was there before: without any segment Open
 	// fails with a *CorruptError, where it would otherwise make a new log.
 	MustExist bool
@@ -83,6 +86,8 @@ type CommitInfo struct {
 // Metrics is a snapshot of a Log's gauges.
 type Metrics struct {
 	Inboxes   int   // that have a slot: entries, claims or a handle
+	Holding   int64 // inboxes of clients and shared subscriptions that hold messages, as Options.Inboxes counts them
+	NameBytes int64 // bytes of their names
 	Entries   int64 // stored messages
 	LiveBytes int64 // of the files, what is still needed
 	Segments  int
