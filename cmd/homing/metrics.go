@@ -85,6 +85,8 @@ var (
 	descRocketBad   = desc("rocketmq_refused_total", "Refused RocketMQ connections (limit; resets: over 200 reset calls a second) and requests (credentials).", "protocol", "reason")
 	descRocketReqs  = desc("rocketmq_requests_total", "Requests of RocketMQ clients.", "protocol")
 	descRocketSends = desc("rocketmq_messages_total", "Messages of RocketMQ clients: answered with SEND_OK, or refused.", "protocol", "outcome")
+	descRocketGrown = desc("rocketmq_inflated_bytes_total", "Bytes that compressed bodies of RocketMQ messages have become.")
+	descRocketSlow  = desc("rocketmq_inflate_waits_total", "Times that a RocketMQ request has waited because of rocketmq.inflate-rate.")
 	descRocketBytes = desc("rocketmq_bytes_total", "Bytes of remoting connections.", "direction")
 	descOffset      = desc("clock_offset_seconds", "The wall clock less the server's time: the jumps that were not followed.")
 	descJumps       = desc("clock_jumps_total", "Jumps of the wall clock that were not followed.")
@@ -230,6 +232,8 @@ func (c *collector) collectRocketMQ(gauge func(*prometheus.Desc, int64, ...strin
 		count(descRocketSends, r.Accepts[p].Load(), name, "ok")
 		count(descRocketSends, r.Refuses[p].Load(), name, "refused")
 	}
+	count(descRocketGrown, c.r.Inflated())
+	count(descRocketSlow, r.Slowed.Load())
 	count(descRocketBytes, r.BytesIn.Load(), "in")
 	count(descRocketBytes, r.BytesOut.Load(), "out")
 }

@@ -179,7 +179,7 @@ func (s *server) startRocketMQ(conf *tls.Config) (err error) {
 		Broker: s.core, Auth: s.auth, Log: s.log, TLS: conf, Topics: cfg.Topics,
 		Advertise: cfg.RocketMQ.Advertise, AdvertiseGRPC: cfg.RocketMQ.AdvertiseGRPC, KeepNamespace: cfg.RocketMQ.KeepNamespace,
 		BodySize: int(cfg.Limits.PacketSize), TopicLength: cfg.Limits.TopicLength, MaxQoS: cfg.Limits.QoS, MaxDelay: cfg.RocketMQ.MaxDelay,
-		PacketSize: int(cfg.Limits.PacketSize), StrictUTF8: cfg.MQTT.StrictUTF8,
+		PacketSize: int(cfg.Limits.PacketSize), StrictUTF8: cfg.MQTT.StrictUTF8, InflateRate: int64(cfg.RocketMQ.InflateRate),
 		Unanswered: cfg.Limits.ReceiveMaximum, ReadBytes: int64(cfg.Limits.PendingBytesTotal) / 2,
 		IdleTimeout: cfg.RocketMQ.IdleTimeout, FrameTime: cfg.Limits.ConnectTimeout,
 		Connections: cfg.Limits.Connections, PerAddress: cfg.Limits.ConnectionsPerAddress, Places: s.places.clients, Proxies: s.proxies, Turns: &s.turns,

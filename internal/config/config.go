@@ -97,6 +97,7 @@ type RocketMQ struct {
 	VIPChannel    bool          `key:"vip-channel" doc:"listen also on the port two below listen.rocketmq, which old SDKs send to"`
 	KeepNamespace bool          `key:"keep-namespace" doc:"a namespace (\"MQ_INST_x%\") is part of the parent topic, not left away"`
 	MaxDelay      time.Duration `key:"max-delay" min:"0s" doc:"longest delay of a message; 0s: no limit"`
+	InflateRate   Size          `key:"inflate-rate" min:"0" doc:"bytes a second that compressed bodies of one access key or address may become, over 16 times what came; 0: no limit"`
 	IdleTimeout   time.Duration `key:"idle-timeout" min:"1s" doc:"a client that sends nothing for so long is disconnected; SDKs send a heartbeat every 30s"`
 }
 
@@ -166,7 +167,7 @@ func Default() *Config {
 			StoreAfter:  20 * time.Millisecond,
 		},
 		MQTT:     MQTT{ResponseTopic: "response/p2p/%c"},
-		RocketMQ: RocketMQ{MaxDelay: 40 * 24 * time.Hour, IdleTimeout: 2 * time.Minute},
+		RocketMQ: RocketMQ{MaxDelay: 40 * 24 * time.Hour, InflateRate: 16 << 20, IdleTimeout: 2 * time.Minute},
 		Store:    Store{Sync: "always", SyncInterval: 100 * time.Millisecond},
 		Limits: Limits{
 			PacketSize:        4 << 20,

@@ -75,10 +75,11 @@ func sendMessage(c *call) (proto.Message, error) {
 	who, err := c.takeSend()
 	if err == nil {
 		err = c.publishAll(who)
-	} else if !endsCall(err) {
-		c.srv.refused(GRPC, err)
 	}
 	if err != nil {
+		if !endsCall(err) {
+			c.srv.refused(GRPC, err)
+		}
 		return nil, err
 	}
 	return c.sendAnswer(), nil
@@ -109,8 +110,8 @@ func (c *call) takeSend() (*mq.Principal, error) {
 }
 
 // publishAll hands the messages to the core and waits until all are settled. An
-// error ends the call: its client does not wait any more. Then what is under way
-// keeps the call.
+// error that ends the call says that its client does not wait any more, and what is
+// under way keeps the call; another one refuses all messages.
 func (c *call) publishAll(who *mq.Principal) error {
 	s := &c.send
 	if s.settled == nil {
@@ -119,7 +120,9 @@ func (c *call) publishAll(who *mq.Principal) error {
 	s.results = append(s.results[:0], make([]result, len(s.request))...)
 	s.left.Store(int32(len(s.request)))
 	c.srv.broker.Throttle()
-	c.publish(who)
+	if err := c.publishInTurn(who); err != nil {
+		return err
+	}
 	c.release()
 	select {
 	case <-s.settled:
@@ -133,16 +136,26 @@ func (c *call) publishAll(who *mq.Principal) error {
 // many of the largest.
 const maxBodies = 4
 
-// publish hands the messages to the core, in the batch of the connection.
-func (c *call) publish(who *mq.Principal) {
-	s, batch := &c.send, &c.conn.batch
-	if slices.ContainsFunc(s.request, compressed) { // before the batch: others of the connection would wait, too
-		done := c.srv.inflating()
+// publishInTurn is publish when bodies may be decompressed for the sender. It is
+// asked for before the batch: others of the connection would wait, too.
+func (c *call) publishInTurn(who *mq.Principal) error {
+	if slices.ContainsFunc(c.send.request, compressed) {
+		done, err := c.srv.inflatingFor(growerOf(who, c.conn.remote))
+		if err != nil {
+			return err
+		}
 		defer func() {
-			s.message.inflated = nil // a call may wait for long after this
+			c.send.message.inflated = nil // a call may wait for long after this
 			done()
 		}()
 	}
+	c.publish(who)
+	return nil
+}
+
+// publish hands the messages to the core, in the batch of the connection.
+func (c *call) publish(who *mq.Principal) {
+	s, batch := &c.send, &c.conn.batch
 	if batch.lock() {
 		defer batch.flush() // after a panic, too: others may have joined
 	}
@@ -150,14 +163,20 @@ func (c *call) publish(who *mq.Principal) {
 	bodies, limit := 0, maxBodies*c.srv.opt.BodySize
 	for i, b := range s.request {
 		s.part.begin(c.srv, c.srv.broker.Now(batch.open))
+		s.part.room = max(limit-bodies, 0)
 		err := s.part.takeGRPC(&s.message, b)
+		if s.part.grown > 0 {
+			c.srv.growth.charge(growerOf(who, c.conn.remote), len(s.message.body), s.part.grown, now())
+		}
 		if err == nil && len(s.part.messages) > 1 {
 			err = s.part.permitted(who)
 		}
 		if err == nil {
 			if bodies += len(s.part.messages[0].Payload); bodies > limit {
-				err = refuse(tooLarge, "the bodies of one request are larger than %d bytes in all; send them in several", limit)
+				err = errBodies(limit)
 			}
+		} else {
+			bodies += s.part.grown // it has cost the same
 		}
 		s.results[i].id = string(s.message.id)
 		if err != nil {
@@ -262,7 +281,7 @@ func (t *translation) takeGRPC(m *grpcMessage, b []byte) error {
 	if len(m.keys) > 0 {
 		t.keys = m.keys
 	}
-	body, err := takeBody(m, t.srv.opt.BodySize)
+	body, err := t.takeBody(m)
 	if err != nil {
 		return err
 	}
@@ -295,6 +314,30 @@ func (t *translation) takeType(m *grpcMessage) error {
 		return refuse(badDelay, "the delivery timestamp is not a time")
 	}
 	return t.setDelay([]byte("TIMER_DELIVER_MS"), strconv.AppendInt(nil, at.AsTime().UnixMilli(), 10))
+}
+
+// takeBody is takeBody within what the request may be decompressed to in all.
+func (t *translation) takeBody(m *grpcMessage) ([]byte, error) {
+	limit := t.srv.opt.BodySize
+	if m.encoding != pb.Encoding_GZIP {
+		return takeBody(m, limit)
+	}
+	if t.room == 0 {
+		return nil, errBodies(maxBodies * limit)
+	}
+	body, err := takeBody(m, min(limit, t.room))
+	t.grown = len(body)
+	if err != nil {
+		t.grown = min(limit, t.room) // before that was noticed
+		if t.room < limit && told(err).grpc == tooLarge.grpc {
+			err = errBodies(maxBodies * limit)
+		}
+	}
+	return body, err
+}
+
+func errBodies(limit int) error {
+	return refuse(tooLarge, "the bodies of one request are larger than %d bytes in all; send them in several", limit)
 }
 
 // takeBody checks and inflates the body.

@@ -29,6 +29,8 @@ type translation struct {
 	at       int64  // time of day of the delivery, Unix ms on the wall clock; 0: none
 	delay    int64  // ms until the delivery; 0: none. At most one of the two is set
 	props    []byte // MQTT 5 properties, in their wire encoding
+	room     int    // bytes that a compressed body may become, of a gRPC message
+	grown    int    // bytes that it has become, or may have if it was refused
 	topics   []byte // the memory of the messages' topics
 
 	// messages are what to publish: one, or several with INNER_MULTI_DISPATCH.

@@ -55,6 +55,7 @@ var (
 	badBody     = outcomes[mq.BadPayload]
 	tooLarge    = outcomes[mq.TooLarge]
 	badDelay    = outcome{rocketmq.MessageIllegal, pb.Code_ILLEGAL_DELIVERY_TIME, mq.DropBadMessage, ""}
+	growthFull  = outcome{rocketmq.FlowControl, pb.Code_TOO_MANY_REQUESTS, mq.DropTooLarge, ""}
 	noTopic     = outcome{rocketmq.TopicNotExist, pb.Code_TOPIC_NOT_FOUND, mq.DropNotAuthorized, ""}
 	unsupported = outcome{rocketmq.MessageIllegal, pb.Code_UNSUPPORTED, mq.DropBadMessage, ""}
 )

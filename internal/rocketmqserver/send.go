@@ -74,20 +74,15 @@ func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*transl
 	if h.SysFlag&rocketmq.SysTransaction != 0 {
 		return nil, errTransaction
 	}
+	body, err := f.Body, error(nil)
 	if h.SysFlag&rocketmq.SysCompressed != 0 {
-		c.batch.Flush() // it may block
-		c.inflated = c.srv.inflating()
-		c.batch.Begin()
+		body, err = c.inflateBody(f.Body)
 	}
-	body, err := rocketmq.Inflate(c.body, f.Body, h.SysFlag, c.srv.opt.BodySize)
 	switch {
-	case errors.Is(err, rocketmq.ErrTooLarge), len(f.Body) > c.srv.opt.BodySize:
-		return nil, errBodySize(c.srv.opt.BodySize)
 	case err != nil:
-		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
-	}
-	if h.SysFlag&rocketmq.SysCompressed != 0 && cap(body) <= 4*readBuf {
-		c.body = body[:0] // for the next one
+		return nil, err
+	case len(body) > c.srv.opt.BodySize:
+		return nil, errBodySize(c.srv.opt.BodySize)
 	}
 	if !h.Batch {
 		t := c.part(0)
@@ -101,6 +96,39 @@ func (c *conn) translate(code rocketmq.RequestCode, f rocketmq.Frame) ([]*transl
 		return c.parts[:1], err
 	}
 	return c.translateBatch(body)
+}
+
+// inflateBody decompresses the body of the send at hand, when its sender may have
+// that done.
+func (c *conn) inflateBody(came []byte) ([]byte, error) {
+	limit := c.srv.opt.BodySize
+	if len(came) > limit {
+		return nil, errBodySize(limit)
+	}
+	by := growerOf(c.who, c.remote.Addr())
+	c.batch.Flush() // it may block
+	done, err := c.srv.inflatingFor(by)
+	c.batch.Begin()
+	if err != nil {
+		return nil, err
+	}
+	c.inflated = done
+	body, err := rocketmq.Inflate(c.body, came, c.send.SysFlag, limit)
+	became := len(body)
+	if err != nil {
+		became = limit // before that was noticed
+	}
+	c.srv.growth.charge(by, len(came), became, now())
+	switch {
+	case errors.Is(err, rocketmq.ErrTooLarge):
+		return nil, errBodySize(limit)
+	case err != nil:
+		return nil, refuse(badBody, "the body cannot be decompressed: %v", err)
+	}
+	if cap(body) <= 4*readBuf {
+		c.body = body[:0] // for the next one
+	}
+	return body, nil
 }
 
 // maxBatch bounds the messages of a batch.

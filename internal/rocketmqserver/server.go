@@ -40,6 +40,7 @@ type Options struct {
 	MaxQoS      int           // 0 to 2
 	PacketSize  int           // largest message as a PUBLISH of MQTT 5, bytes; 0: what MQTT allows
 	StrictUTF8  bool          // control characters and non-characters in topics are refused
+	InflateRate int64         // bytes a second that compressed bodies of one sender may grow by beyond freeGrowth times; 0: no limit
 	MaxDelay    time.Duration // of a delayed message; 0: no limit
 	Unanswered  int           // sends under way of one connection; more are not read
 	ReadBytes   int64         // memory for large requests that are arriving; at least BodySize and 64 KiB
@@ -74,6 +75,7 @@ type Stats struct {
 	Misled     [Protocols]atomic.Uint64 // connections of a load balancer without a right header
 	AuthFailed [Protocols]atomic.Uint64 // requests
 	Resetting  atomic.Uint64            // gRPC connections closed because their calls were reset at once
+	Slowed     atomic.Uint64            // waits for the growth of compressed bodies
 	Requests   [Protocols]atomic.Uint64
 	Accepts    [Protocols]atomic.Uint64 // messages answered with SEND_OK
 	Refuses    [Protocols]atomic.Uint64 // messages answered with anything else
@@ -124,6 +126,7 @@ type Server struct {
 	offset  atomic.Int64
 	large   [2]*semaphore.Weighted // see room
 	inflate chan struct{}          // see inflating
+	growth  growth
 
 	ctx    context.Context // ends when Shutdown gives up waiting
 	cancel context.CancelFunc
@@ -147,6 +150,7 @@ func New(opt Options) (*Server, error) {
 	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
 	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}
 	s.opt = opt
+	s.growth.rate, s.growth.paid = opt.InflateRate, make(map[grower]int64)
 	s.message = mq.Limits{TopicLength: opt.TopicLength, PacketSize: opt.PacketSize, MaxQoS: mq.QoS(opt.MaxQoS), StrictText: opt.StrictUTF8}
 	places := opt.Places
 	if places == nil {
@@ -192,6 +196,9 @@ func (s *Server) inflating() (done func()) {
 	s.broker.Throttle()
 	return func() { <-s.inflate }
 }
+
+// Inflated counts the bytes that compressed bodies have become.
+func (s *Server) Inflated() uint64 { return s.growth.inflated.Load() }
 
 // Connections counts open connections.
 func (s *Server) Connections(p Protocol) int { return s.limits[p].Open() }

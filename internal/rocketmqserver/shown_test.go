@@ -13,7 +13,7 @@ import (
 
 // shownRules let the key AK publish P2P messages below "orders", to the topics
 // below orders/shown and to news/1.
-var shownRules = auth.Options{AccessKeys: theKey, Rules: []auth.Rule{
+var shownRules = auth.Options{Anonymous: true, AccessKeys: theKey, Rules: []auth.Rule{
 	{Deny: "pub", Topic: "orders/p2p/dev1/closed/#"},
 	{Allow: "pub", Topic: "orders/p2p/dev1/#", AccessKey: "AK"},
 	{Allow: "pub", Topic: "orders/shown/#", AccessKey: "AK"},
