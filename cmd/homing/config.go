@@ -14,13 +14,18 @@ type configFlags struct {
 	Set    []string `sep:"none" placeholder:"KEY=VALUE" help:"Set any setting, like store.sync=os or topics='[a, b]'. May be repeated."`
 }
 
+// file is the path of the configuration file; "": there is none.
+func (f *configFlags) file(con *console) string {
+	if f.Config != "" {
+		return f.Config
+	}
+	return con.env("HOMING_CONFIG")
+}
+
 // load reads the configuration from the file, the environment, --set and
 // flags, and checks all of it.
 func (f *configFlags) load(con *console, flags ...config.Flag) (*config.Config, error) {
-	src := config.Sources{File: f.Config, Env: con.Env, Set: f.Set, Flags: flags}
-	if src.File == "" {
-		src.File = con.env("HOMING_CONFIG")
-	}
+	src := config.Sources{File: f.file(con), Env: con.Env, Set: f.Set, Flags: flags}
 	cfg, err := config.Load(src)
 	if err != nil {
 		return nil, err
@@ -89,7 +94,7 @@ func authOptions(cfg *config.Config) auth.Options {
 		FailuresPerMinute: cfg.Limits.FailedLogins,
 	}
 	for _, k := range cfg.Auth.AccessKeys {
-		o.AccessKeys = append(o.AccessKeys, auth.AccessKey(k))
+		o.AccessKeys = append(o.AccessKeys, auth.AccessKey{Key: k.Key, Secret: k.Secret})
 	}
 	for _, r := range cfg.Auth.Rules {
 		o.Rules = append(o.Rules, auth.Rule(r))
@@ -112,11 +117,12 @@ func newAuth(cfg *config.Config, log *slog.Logger) (*auth.Auth, error) {
 type configCmd struct {
 	configFlags
 	serverFlags
+	ShowSecrets bool `help:"Print secrets, too, not ****** in their place."`
 }
 
 func (*configCmd) Help() string {
 	return `Prints the settings that "homing serve" would use with the same flags, in the form of the file that
---config reads. Secrets are printed, too.
+--config reads. Secrets are masked, unless --show-secrets is given.
 
 Example, to start a file of your own:
 
@@ -128,6 +134,10 @@ func (c *configCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	_, err = con.Out.Write(cfg.YAML())
+	text := cfg.MaskedYAML()
+	if c.ShowSecrets {
+		text = cfg.YAML()
+	}
+	_, err = con.Out.Write(text)
 	return err
 }

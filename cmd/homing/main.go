@@ -127,10 +127,20 @@ func fail(ctx context.Context, con *console, err error) int {
 
 // newLogger returns the logger that the settings ask for.
 func newLogger(con *console, settings config.Log) *slog.Logger {
+	return newLeveledLogger(con, settings, levelOf(settings))
+}
+
+// levelOf is the least level that is logged.
+func levelOf(settings config.Log) slog.Level {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(settings.Level)); err != nil {
 		level = slog.LevelInfo
 	}
+	return level
+}
+
+// newLeveledLogger is newLogger with a level that may change.
+func newLeveledLogger(con *console, settings config.Log, level slog.Leveler) *slog.Logger {
 	text := settings.Format == "text" || settings.Format == "auto" && isTerminal(con.Err)
 	return logging.New(con.Err, logging.Options{Level: level, JSON: !text})
 }

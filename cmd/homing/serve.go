@@ -38,6 +38,7 @@ type server struct {
 	clock    *clock.Clock
 	store    *store.Store
 	auth     *auth.Auth
+	cert     *mqttserver.Certificate // nil: there is none
 	core     *broker.Broker
 	mqtt     *mqttserver.Server
 	rocketmq *rocketmqserver.Server // nil: off
@@ -72,6 +73,9 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := config.CheckExposure(cfg, s.auth.Anonymous(), insecure); err != nil {
 		return nil, err
 	}
+	if err := s.checkSecured(); err != nil {
+		return nil, err
+	}
 	if err := s.startWeb(); err != nil {
 		return nil, err
 	}
@@ -88,6 +92,8 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := s.startCore(metrics); err != nil {
 		return nil, err
 	}
+	s.rememberSecured()
+	s.auth.Changed(s.rememberSecured)
 	if err := s.listen(conf); err != nil {
 		return nil, err
 	}
@@ -242,6 +248,7 @@ func (s *server) certificate() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.cert: %w", err)
 	}
+	s.cert = cert
 	return cert.Config(), nil
 }
 
@@ -273,7 +280,9 @@ func (s *server) listen(conf *tls.Config) error {
 		}
 		b := listening{name: x.name, l: l}
 		if x.tls {
-			b.tls = conf
+			if b.tls = conf; s.cfg.TLS.RSA {
+				b.tls = mqttserver.WithRSAKeyExchange(conf)
+			}
 		}
 		s.bound = append(s.bound, b)
 	}
@@ -401,7 +410,19 @@ Examples:
     homing serve --config homing.yml --mqtt :1883 --set store.sync=os`
 }
 
-// Run serves until a signal ends ctx. SIGHUP reads the users file again.
+// warnAtStart logs what is allowed, but may not be meant.
+func (s *server) warnAtStart(file string) {
+	warnReadable(s.log, s.cfg, file)
+	if s.cfg.TLS.RSA {
+		s.log.Warn("tls.rsa-key-exchange is on: whoever gets the private key later can read what was recorded")
+	}
+	if at := s.cfg.Listen.HTTP; at != "" && !config.IsLoopback(at) {
+		s.log.Warn("listen.http needs no login: whoever reaches it can read the metrics and the health of the server, no messages. "+
+			"Listen on 127.0.0.1, or let a firewall or reverse proxy decide", "address", at)
+	}
+}
+
+// Run serves until a signal ends ctx. SIGHUP reads the configuration again.
 func (c *serveCmd) Run(ctx context.Context, con *console) error {
 	cfg, err := c.load(con, c.settings()...)
 	if err != nil {
@@ -410,7 +431,9 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 	if con.env("GOGC") == "" {
 		paceGC(ctx)
 	}
-	log := newLogger(con, cfg.Log)
+	level := new(slog.LevelVar)
+	level.Set(levelOf(cfg.Log))
+	log := newLeveledLogger(con, cfg.Log, level)
 	s, err := startServer(cfg, c.Insecure, log)
 	if err != nil {
 		return err
@@ -422,21 +445,18 @@ func (c *serveCmd) Run(ctx context.Context, con *console) error {
 		}
 		defer s.startStatistics(every)()
 	}
-	s.serve()
-	s.banner(con.Out)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	for {
-		select {
-		case <-hup:
-			if err := s.auth.Reload(); err != nil {
-				log.Error("cannot read the users file; the old users stay", "error", err)
-			}
-		case <-ctx.Done():
-			log.Info("shutting down")
-			s.shutdown()
-			return nil
-		}
+	s.warnAtStart(c.file(con))
+	s.serve()
+	s.banner(con.Out)
+	r := &reloader{
+		s: s, now: cfg, file: c.file(con), insecure: c.Insecure, level: level,
+		load: func() (*config.Config, error) { return c.load(con, c.settings()...) },
 	}
+	r.run(ctx, hup)
+	log.Info("shutting down")
+	s.shutdown()
+	return nil
 }

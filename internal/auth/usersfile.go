@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/homing-mq/homing/internal/textfile"
 )
 
 // UsersFile is the content of a users file:
@@ -48,7 +50,7 @@ const maxUserName = 256
 
 // ReadUsersFile reads and checks a users file.
 func ReadUsersFile(path string) (*UsersFile, error) {
-	data, err := os.ReadFile(path)
+	data, err := textfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("users file %s does not exist; make it with `homing passwd NAME --users %s`: %w", path, path, err)
 	}

@@ -22,8 +22,9 @@ func (b *Broker) acquire(id string) *Session {
 func (b *Broker) acquireFor(req *ConnectRequest, who ownerHandle, batch *Batch) (s *Session, foreign bool, err error) {
 	for settled := Conn(nil); ; {
 		s := b.acquire(req.ClientID)
-		foreign := b.opt.SessionOwner != OwnerAny && s.belongsToOther(who, b.Now(batch))
-		if foreign && b.opt.SessionOwner == OwnerStrict {
+		policy := OwnerPolicy(b.ownerPolicy.Load())
+		foreign := policy != OwnerAny && s.belongsToOther(who, b.Now(batch))
+		if foreign && policy == OwnerStrict {
 			err := s.refusal(who)
 			s.unlock()
 			return nil, false, err

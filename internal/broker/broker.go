@@ -72,16 +72,18 @@ type Broker struct {
 	opt      Options
 	registry registry
 	topics   topicTree
-	rights   rights
-	retained retainedSet
-	delays   delays
-	wheel    wheel
-	expiries timeQueue
-	wills    timeQueue     // when those of offline sessions are due
-	willed   willed        // how many wills there are
-	memory   memory        // what messages in memory take, by account
-	slots    chan struct{} // of background
-	groups   sync.Mutex    // see offerGroup
+
+	ownerPolicy atomic.Uint32 // an OwnerPolicy
+	rights      rights
+	retained    retainedSet
+	delays      delays
+	wheel       wheel
+	expiries    timeQueue
+	wills       timeQueue     // when those of offline sessions are due
+	willed      willed        // how many wills there are
+	memory      memory        // what messages in memory take, by account
+	slots       chan struct{} // of background
+	groups      sync.Mutex    // see offerGroup
 
 	purged purged
 
@@ -111,6 +113,7 @@ func New(opt Options) (*Broker, error) {
 	if b.clock == nil {
 		b.clock = clock.New(clock.Options{Log: b.log})
 	}
+	b.SetSessionOwner(opt.SessionOwner)
 	b.registry.init()
 	b.limit()
 	b.topics.init(&b.rights)

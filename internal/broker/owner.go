@@ -22,6 +22,10 @@ const (
 	OwnerAny                       // it gets all there is
 )
 
+// SetSessionOwner puts another policy in the place of Options.SessionOwner, for those
+// who connect from now on. It may be called concurrently.
+func (b *Broker) SetSessionOwner(p OwnerPolicy) { b.ownerPolicy.Store(uint32(p)) }
+
 // ownerHandle is an owner in eight bytes, whose name all sessions share. The zero
 // value is the zero owner.
 type ownerHandle = unique.Handle[mq.Owner]

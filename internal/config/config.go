@@ -10,10 +10,12 @@ import "time"
 //	min, max the bounds, in the form of the value
 //	example  lines that show how to fill an empty list
 //	single   a list of texts may be given as one text
+//	live     a change counts when the file is read again, without a restart
+//	secret   is not shown
 type Config struct {
 	Data     string   `key:"data" doc:"directory of the stored messages and sessions"`
-	Topics   []string `key:"topics" doc:"parent topics that may be used; empty: any" example:"[orders, devices]"`
-	ClientID string   `key:"client-id" enum:"any,group" doc:"which client IDs may connect; group: those like GID_group@@@device"`
+	Topics   []string `key:"topics" doc:"parent topics that may be used; empty: any" example:"[orders, devices]" live:"yes"`
+	ClientID string   `key:"client-id" enum:"any,group" doc:"which client IDs may connect; group: those like GID_group@@@device" live:"yes"`
 	Listen   Listen   `key:"listen" doc:"Addresses to listen on, HOST:PORT. Without a host: all interfaces. \"\": off."`
 	TLS      TLS      `key:"tls" doc:"For mqtts, wss and RocketMQ clients that use TLS; RocketMQ does without: it makes a certificate of its own at each start."`
 	Auth     Auth     `key:"auth" doc:"Who may connect, and do what. Nothing configured: anybody, on loopback addresses only."`
@@ -36,32 +38,35 @@ type Listen struct {
 	RocketMQGRPC string `key:"rocketmq-grpc" doc:"RocketMQ 5.x SDKs (gRPC), with TLS and without"`
 	HTTP         string `key:"http" doc:"HTTP: /metrics, /healthz, /readyz"`
 
-	WSOrigins     []string `key:"ws-origins" doc:"web sites whose pages may use ws and wss, besides loopback and same-origin ones; \"*\": any. Empty: any if a login is needed" example:"[\"https://app.example.com\", \"https://*.example.com\"]"`
-	Hosts         []string `key:"hosts" doc:"names by which http, and ws and wss while no login is needed, may be asked, besides localhost and IPs; \"*\": any" example:"[mq.example.com]"`
+	WSOrigins     []string `key:"ws-origins" doc:"web sites whose pages may use ws and wss, besides loopback and same-origin ones; \"*\": any. Empty: any if a login is needed" example:"[\"https://app.example.com\", \"https://*.example.com\"]" live:"yes"`
+	Hosts         []string `key:"hosts" doc:"names by which http, and ws and wss while no login is needed, may be asked, besides localhost and IPs; \"*\": any" example:"[mq.example.com]" live:"yes"`
 	ProxyProtocol []string `key:"proxy-protocol" doc:"addresses of load balancers whose connections, on all listeners, begin with a PROXY protocol header (v1 or v2)" example:"[10.0.0.0/8]"`
 }
 
 // TLS is the server's certificate.
 type TLS struct {
-	Cert string `key:"cert" doc:"file with the certificate chain, PEM"`
-	Key  string `key:"key" doc:"file with its private key, PEM"`
+	Cert string `key:"cert" doc:"file with the certificate chain, PEM" live:"yes"`
+	Key  string `key:"key" doc:"file with its private key, PEM" live:"yes"`
+	RSA  bool   `key:"rsa-key-exchange" doc:"also TLS 1.2 with RSA key exchange, for old modems; without forward secrecy"`
 }
 
 // Auth is who may connect and do what.
 type Auth struct {
-	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name"`
-	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX"`
-	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" single:"ok" example:"[\"%u\", \"%u-*\"]"`
-	SessionOwner string      `key:"session-owner" enum:"strict,clean,any" doc:"a client whose ID belongs to another login is refused, or gets a clean session, or all there is"`
-	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none"`
-	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)"`
-	Rules        []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed, but subscribing to $SYS" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key"`
+	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name" live:"yes"`
+	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX            # or ${VARIABLE} of the environment; or secret-file: PATH" live:"yes"`
+	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" single:"ok" example:"[\"%u\", \"%u-*\"]" live:"yes"`
+	SessionOwner string      `key:"session-owner" enum:"strict,clean,any" doc:"a client whose ID belongs to another login is refused, or gets a clean session, or all there is" live:"yes"`
+	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none" live:"yes"`
+	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)" live:"yes"`
+	Rules        []Rule      `key:"rules" doc:"first match wins, no match: denied; no rules: all is allowed, but subscribing to $SYS" example:"- deny: pub              # or allow; pub, sub or all\n  topic: secret/#        # a topic filter; %c is the client ID, %u the user name\n- allow: all\n  topic: \"#\"\n  user: backend          # only for this user; also client, access-key" live:"yes"`
 }
 
 // AccessKey is one key of signature log-ins.
 type AccessKey struct {
 	Key    string `key:"key" doc:"the access key"`
-	Secret string `key:"secret" doc:"its secret"`
+	Secret string `key:"secret" doc:"its secret" secret:"yes"`
+	// SecretFile is given in place of Secret, which is then what the file has.
+	SecretFile string `key:"secret-file" doc:"file with its secret; relative to the configuration file"`
 }
 
 // Rule allows or denies something; see package auth.
@@ -117,7 +122,7 @@ type Limits struct {
 	Connections           int           `key:"connections" min:"0" doc:"open at a time, of MQTT, of each RocketMQ protocol and HTTP; 0: as many as file descriptors allow"`
 	ConnectionsPerAddress int           `key:"connections-per-address" min:"0" doc:"the same from one address; 0: no limit"`
 	ConnectTimeout        time.Duration `key:"connect-timeout" min:"100ms" max:"10m" doc:"from the TCP connection to the accepted CONNECT, and for one RocketMQ or HTTP request to arrive"`
-	FailedLogins          int           `key:"failed-logins" min:"0" doc:"with a wrong password, per minute, user and address (IPv6: /64), then refused; 10 times as many of all users; 0: no limit"`
+	FailedLogins          int           `key:"failed-logins" min:"0" doc:"with a wrong password, per minute, user and address (IPv6: /64), then refused; 10 times as many of all users; 0: no limit" live:"yes"`
 	Inboxes               int           `key:"inboxes" min:"0" doc:"clients and shared subscriptions with messages waiting; 0: no limit. About 150 bytes of memory each, besides the name"`
 	InboxNameBytes        Size          `key:"inbox-name-bytes" min:"0" doc:"of the names of these, which are in memory; 0: no limit"`
 	Share                 int           `key:"share" min:"1" max:"100" doc:"percent of each limit on all clients that one user, access key, or client without a login may take"`
@@ -147,7 +152,7 @@ type Sys struct {
 
 // Log is about the server's own log.
 type Log struct {
-	Level  string `key:"level" enum:"debug,info,warn,error" doc:"least level that is logged"`
+	Level  string `key:"level" enum:"debug,info,warn,error" doc:"least level that is logged" live:"yes"`
 	Format string `key:"format" enum:"auto,text,json" doc:"auto is text on a terminal, json otherwise"`
 }
 

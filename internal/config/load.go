@@ -2,10 +2,11 @@ package config
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/homing-mq/homing/internal/textfile"
 )
 
 // Sources is where values come from besides the defaults; a later field wins.
@@ -49,6 +50,7 @@ type loader struct {
 	names    []string // of settings and sections, for suggestions
 	sections map[string]bool
 	origin   map[string]string // by path: Where of an Error
+	env      map[string]string // for ${NAME} in the file
 }
 
 func newLoader() *loader {
@@ -57,6 +59,7 @@ func newLoader() *loader {
 		settings: make(map[string]*setting),
 		sections: make(map[string]bool),
 		origin:   make(map[string]string),
+		env:      make(map[string]string),
 	}
 	leaves, sections := settings()
 	for i := range leaves {
@@ -75,10 +78,11 @@ func newLoader() *loader {
 func Load(src Sources) (*Config, error) {
 	l := newLoader()
 	if src.File != "" {
-		data, err := os.ReadFile(src.File)
+		data, err := textfile.Read(src.File)
 		if err != nil {
 			return nil, &Error{Text: fmt.Sprintf("cannot read the configuration: %v", err)}
 		}
+		l.env = environment(src.Env)
 		if err := l.file(src.File, data); err != nil {
 			return nil, err
 		}
@@ -99,6 +103,9 @@ func Load(src Sources) (*Config, error) {
 		if err := l.set(f.Name, f.Key, f.Value); err != nil {
 			return nil, err
 		}
+	}
+	if err := l.readSecrets(src.File); err != nil {
+		return nil, err
 	}
 	if err := l.validate(); err != nil {
 		return nil, err

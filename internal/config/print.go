@@ -12,13 +12,21 @@ import (
 
 // YAML returns all settings with their comments, in the form of the file.
 // Secrets are among them.
-func (c *Config) YAML() []byte {
-	var p printer
+func (c *Config) YAML() []byte { return c.print(false) }
+
+// MaskedYAML is YAML with Mask in the place of secrets.
+func (c *Config) MaskedYAML() []byte { return c.print(true) }
+
+func (c *Config) print(mask bool) []byte {
+	p := printer{mask: mask}
 	p.section(reflect.ValueOf(c).Elem(), "")
 	return p.out.Bytes()
 }
 
-type printer struct{ out bytes.Buffer }
+type printer struct {
+	out  bytes.Buffer
+	mask bool
+}
 
 func (p *printer) section(v reflect.Value, indent string) {
 	for i := range v.NumField() {
@@ -73,8 +81,18 @@ func (p *printer) list(v reflect.Value, tag reflect.StructTag, indent string) {
 		}
 		dash := "- "
 		for j := range item.NumField() {
+			tag := item.Type().Field(j).Tag
 			if f := item.Field(j); !f.IsZero() {
-				fmt.Fprintf(&p.out, "%s  %s%s: %s\n", indent, dash, item.Type().Field(j).Tag.Get("key"), scalarYAML(f))
+				text := scalarYAML(f)
+				if key, ok := item.Interface().(AccessKey); ok && tag.Get("secret") != "" {
+					if key.SecretFile != "" {
+						continue // it is in that file
+					}
+					if p.mask {
+						text = strconv.Quote(Mask)
+					}
+				}
+				fmt.Fprintf(&p.out, "%s  %s%s: %s\n", indent, dash, tag.Get("key"), text)
 				dash = "  "
 			}
 		}
@@ -93,6 +111,7 @@ func scalarYAML(v reflect.Value) string {
 	if v.Kind() != reflect.String {
 		return text
 	}
+	text = strings.ReplaceAll(text, "${", "$${")
 	switch strings.ToLower(text) {
 	case "null", "true", "false", "yes", "no", "on", "off":
 		return strconv.Quote(text)

@@ -21,6 +21,9 @@ func settings() (leaves []setting, sections []string) {
 	walk = func(t reflect.Type, prefix string, index []int) {
 		for i := range t.NumField() {
 			f := t.Field(i)
+			if f.Tag.Get("key") == "" {
+				continue
+			}
 			path, at := prefix+f.Tag.Get("key"), append(slices.Clone(index), i)
 			if f.Type.Kind() == reflect.Struct {
 				sections = append(sections, path)

@@ -170,7 +170,7 @@ func CheckExposure(c *Config, anonymous, insecure bool) error {
 		return nil
 	}
 	for _, l := range c.Listeners() {
-		if isLoopback(l.Addr) {
+		if IsLoopback(l.Addr) {
 			continue
 		}
 		why, remedy := "no login is configured", `add a user with "homing passwd NAME", or auth.access-keys`
@@ -184,8 +184,9 @@ func CheckExposure(c *Config, anonymous, insecure bool) error {
 	return nil
 }
 
-// isLoopback does not look names up: they can change.
-func isLoopback(addr string) bool {
+// IsLoopback reports whether an address, HOST:PORT, is one that only this machine
+// reaches. It does not look names up: they can change.
+func IsLoopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return false

@@ -17,7 +17,8 @@ import (
 type source struct {
 	name   string
 	data   []byte
-	inline bool // not a file: positions are of no use
+	inline bool              // not a file: positions are of no use
+	env    map[string]string // for ${NAME}; nil: such text stands for itself
 }
 
 // errorAt is a mistake at a token of the source.
@@ -32,7 +33,7 @@ func (s *source) errorAt(t *token.Token, format string, args ...any) *Error {
 		return e
 	}
 	e.Where = fmt.Sprintf("%s:%d:%d", s.name, line, column)
-	text := strings.TrimSuffix(string(lines[line-1]), "\r")
+	text := maskLine(strings.TrimSuffix(string(lines[line-1]), "\r"))
 	gutter := fmt.Sprintf("%4d | ", line)
 	// What stands before the caret keeps its tabs, so that both lines align.
 	var before strings.Builder
@@ -76,7 +77,7 @@ func (s *source) parse() (node ast.Node, err error) {
 }
 
 func (l *loader) file(path string, data []byte) error {
-	src := &source{name: path, data: data}
+	src := &source{name: path, data: data, env: l.env}
 	node, err := src.parse()
 	if err != nil {
 		return err
@@ -162,7 +163,10 @@ func (l *loader) leaf(src *source, s *setting, node ast.Node) error {
 	text, isText := node.(*ast.StringNode)
 	switch {
 	case isText && s.field.Tag.Get("single") != "" && text.Value != "":
-		v.Set(reflect.ValueOf([]string{text.Value}))
+		one := reflect.New(v.Type().Elem()).Elem()
+		if err = src.scalar(one, "", s.path, node); err == nil {
+			v.Set(reflect.Append(reflect.Zero(v.Type()), one))
+		}
 	case s.isList():
 		err = src.fillList(v, s.path, node)
 	default:
@@ -206,6 +210,9 @@ func (s *source) item(v reflect.Value, path string, node ast.Node) error {
 	var names []string
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("key")
+		if name == "" {
+			continue
+		}
 		fields[name] = i
 		names = append(names, name)
 	}
@@ -250,6 +257,12 @@ func (s *source) scalar(v reflect.Value, tag reflect.StructTag, path string, nod
 		return s.errorAt(node.GetToken(), "%s has an anchor, alias or tag, which are not read; write the value itself", path)
 	default:
 		return s.errorAt(node.GetToken(), "%s must be a single value", path)
+	}
+	if s.env != nil && v.Kind() == reflect.String {
+		var err error
+		if text, err = expand(text, s.env); err != nil {
+			return s.errorAt(node.GetToken(), "%s %v", path, err)
+		}
 	}
 	if err := setScalar(v, tag, text); err != nil {
 		return s.errorAt(node.GetToken(), "%s %v", path, err)

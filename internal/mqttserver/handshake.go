@@ -276,10 +276,11 @@ func (c *conn) welcome(to *mqtt.Properties, p *mqtt.Connect, who *entrant) {
 // responseTopic returns the client's own address for answers, a topic that it
 // need not subscribe to, or "": it did not ask, or cannot have one.
 func (c *conn) responseTopic(p *mqtt.Connect, id string) string {
-	if !p.Properties.RequestResponseInfo || c.srv.opt.ResponseTopic == "" || !mq.ValidTarget([]byte(id)) {
+	form := *c.srv.responseTopic.Load()
+	if !p.Properties.RequestResponseInfo || form == "" || !mq.ValidTarget([]byte(id)) {
 		return ""
 	}
-	topic := strings.ReplaceAll(c.srv.opt.ResponseTopic, "%c", id)
+	topic := strings.ReplaceAll(form, "%c", id)
 	if len(topic) > c.srv.opt.TopicLength || !mq.ValidTopic([]byte(topic)) {
 		return ""
 	}

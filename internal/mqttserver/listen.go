@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/homing-mq/homing/internal/gateway"
 	"github.com/homing-mq/homing/internal/mqtt"
+	"github.com/homing-mq/homing/internal/textfile"
 )
 
 // Serve accepts MQTT over TCP (conf nil) or TLS from l until Shutdown closes
@@ -221,9 +223,17 @@ func (c *Certificate) load() error {
 	if err != nil {
 		return err
 	}
-	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	chain, err := textfile.Read(c.certFile)
 	if err != nil {
 		return err
+	}
+	key, err := textfile.Read(c.keyFile)
+	if err != nil {
+		return err
+	}
+	cert, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return fmt.Errorf("%s and %s: %w", c.certFile, c.keyFile, err)
 	}
 	c.cert, c.stamp = &cert, stamp
 	return nil
@@ -238,6 +248,37 @@ func (c *Certificate) stamps() (s [2]time.Time, err error) {
 		s[i] = info.ModTime()
 	}
 	return s, nil
+}
+
+// Use reads the certificate from these files now, and looks at them from then on. On
+// an error the one before stays in use.
+func (c *Certificate) Use(certFile, keyFile string) error {
+	next := Certificate{certFile: certFile, keyFile: keyFile}
+	if err := next.load(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.certFile, c.keyFile, c.cert, c.stamp = certFile, keyFile, next.cert, next.stamp
+	return nil
+}
+
+// rsaKeyExchange are the suites of TLS 1.2 without forward secrecy that are still
+// offered on request: those that old modems know, and that are not broken.
+var rsaKeyExchange = []uint16{
+	tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+}
+
+// WithRSAKeyExchange returns a TLS configuration that also takes RSA key exchange.
+// The certificate's key must be RSA.
+func WithRSAKeyExchange(conf *tls.Config) *tls.Config {
+	conf = conf.Clone()
+	for _, suite := range tls.CipherSuites() {
+		conf.CipherSuites = append(conf.CipherSuites, suite.ID)
+	}
+	conf.CipherSuites = append(conf.CipherSuites, rsaKeyExchange...)
+	return conf
 }
 
 // Config is a TLS configuration that uses the certificate.

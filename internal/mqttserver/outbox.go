@@ -145,7 +145,7 @@ func (c *conn) SendAck(kind broker.AckKind, pid uint16, code mq.Code, b *broker.
 
 // revealed is the code of a refusal that the client may see.
 func (c *conn) revealed(code mqtt.ReasonCode) mqtt.ReasonCode {
-	if code == mqtt.CodeNotAuthorized && c.srv.opt.HideRefusals {
+	if code == mqtt.CodeNotAuthorized && c.srv.hideRefusals.Load() {
 		return mqtt.CodeUnspecifiedError
 	}
 	return code

@@ -74,9 +74,11 @@ type Stats struct {
 
 // Server is the MQTT gateway. Listeners are added with the Serve methods.
 type Server struct {
-	opt    Options
-	broker *broker.Broker
-	log    *slog.Logger
+	opt           Options
+	broker        *broker.Broker
+	log           *slog.Logger
+	responseTopic atomic.Pointer[string]
+	hideRefusals  atomic.Bool
 	// strangers is the log for those who are not let in.
 	strangers *slog.Logger
 	Stats     Stats
@@ -112,6 +114,8 @@ func New(opt Options) *Server {
 	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), limiter: places.Limiter(opt.Connections, opt.PerAddress)}
 	s.message = mq.Limits{TopicLength: opt.TopicLength, MaxQoS: mq.QoS(opt.MaxQoS), StrictText: opt.StrictUTF8}
+	s.SetResponseTopic(opt.ResponseTopic)
+	s.SetHideRefusals(opt.HideRefusals)
 	s.conns.next, s.conns.prev = &s.conns, &s.conns
 	memory := opt.Memory
 	if memory <= 0 {
@@ -126,6 +130,13 @@ func New(opt Options) *Server {
 
 // Unfinished has the packets that have arrived in part.
 func (s *Server) Unfinished() *gateway.Unfinished { return s.unfinished }
+
+// SetResponseTopic puts another one in the place of Options.ResponseTopic, for those
+// who connect from now on.
+func (s *Server) SetResponseTopic(topic string) { s.responseTopic.Store(&topic) }
+
+// SetHideRefusals puts another value in the place of Options.HideRefusals.
+func (s *Server) SetHideRefusals(hide bool) { s.hideRefusals.Store(hide) }
 
 // Connections counts open connections, those without CONNECT included.
 func (s *Server) Connections() int { return s.limiter.Open() }

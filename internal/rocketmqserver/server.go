@@ -115,6 +115,7 @@ type Server struct {
 	opt    Options
 	broker *broker.Broker
 	log    *slog.Logger
+	topics atomic.Pointer[[]string]
 	// strangers is the log for those who are not let in, or break the protocol.
 	strangers *slog.Logger
 	tls       *tls.Config
@@ -147,6 +148,7 @@ func New(opt Options) (*Server, error) {
 		opt.Turns = &gateway.Turns{}
 	}
 	s := &Server{opt: opt, broker: opt.Broker, log: opt.Log, strangers: logging.Strangers(opt.Log), tls: opt.TLS, conns: make(map[*conn]struct{}), inflate: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s.SetTopics(opt.Topics)
 	opt.ReadBytes = max(opt.ReadBytes, strangersShare*int64(frameLimit(opt.BodySize)))
 	s.large = [2]*semaphore.Weighted{semaphore.NewWeighted(opt.ReadBytes / strangersShare), semaphore.NewWeighted(opt.ReadBytes)}
 	s.opt = opt
@@ -258,6 +260,15 @@ func (s *Server) admission(p Protocol, transport string) *gateway.Admission {
 	return a
 }
 
+// SetTopics puts others in the place of Options.Topics, for messages from now on. The
+// slice must not change any more.
+func (s *Server) SetTopics(topics []string) { s.topics.Store(&topics) }
+
+func (s *Server) hasTopic(topic string) bool {
+	list := *s.topics.Load()
+	return len(list) == 0 || slices.Contains(list, topic)
+}
+
 // parentTopic is the MQTT parent topic of a RocketMQ topic: what stands behind
 // its namespace, "MQ_INST_x%" for example, unless that is to be kept.
 func (s *Server) parentTopic(topic []byte) ([]byte, error) {
@@ -271,7 +282,7 @@ func (s *Server) parentTopic(topic []byte) ([]byte, error) {
 		return nil, refuse(badTopic, "topic %q has more than one level; give the parent topic, and the rest in property %s", clip(topic), keySecondTopic)
 	case topic[0] == '%':
 		return nil, refuse(badTopic, "topic %q is one of RocketMQ's own", clip(topic))
-	case len(s.opt.Topics) > 0 && !slices.Contains(s.opt.Topics, string(topic)):
+	case !s.hasTopic(string(topic)):
 		return nil, refuse(noTopic, "topic %q is not in the server's list of parent topics (topics)", clip(topic))
 	}
 	return topic, nil
