@@ -157,9 +157,22 @@ func TestSecuredStaysSecured(t *testing.T) {
 	if err := os.Rename(users, users+".away"); err != nil {
 		t.Fatal(err)
 	}
-	s.launch()
-	if code := s.wait(); code != 2 || !strings.Contains(s.tail(), "has asked for a login before") {
-		t.Errorf("exit code %d:\n%s", code, s.tail())
+	s.start()
+	if !s.says("nobody can log in: this server has asked for a login before") {
+		t.Errorf("the log does not say it:\n%s", s.tail())
+	}
+	for _, how := range []as{clean, login("alice", "wonder")} {
+		if code := s.refused(mqtt.V5, "a", how); code == 0 {
+			t.Error("somebody is let in")
+		}
+	}
+	if err := os.Rename(users+".away", users); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the users file counts as soon as it is there", func() bool { return s.refused(mqtt.V5, "a", login("alice", "wonder")) == 0 })
+	s.stop()
+	if err := os.Remove(users); err != nil {
+		t.Fatal(err)
 	}
 	s.settings = append(s.settings, "auth.anonymous=true")
 	s.start()

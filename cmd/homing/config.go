@@ -107,6 +107,10 @@ func authOptions(cfg *config.Config) auth.Options {
 func newAuth(cfg *config.Config, log *slog.Logger) (*auth.Auth, error) {
 	options := authOptions(cfg)
 	options.Logger = log
+	var err error
+	if options.Secured, err = wasSecured(cfg); err != nil {
+		return nil, err
+	}
 	a, err := auth.New(options)
 	if err != nil {
 		return nil, &usageError{err}

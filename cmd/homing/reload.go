@@ -22,7 +22,7 @@ const reloadEvery = 2 * time.Second
 type reloader struct {
 	s        *server
 	now      *config.Config // in force
-	file     string // the configuration file; "": none
+	file     string         // the configuration file; "": none
 	load     func() (*config.Config, error)
 	insecure bool
 	level    *slog.LevelVar

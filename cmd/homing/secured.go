@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,32 +11,36 @@ import (
 
 // securedFile in the data directory remembers that the server has asked for a login.
 // If its users file is not found later (another working directory, a volume that is
-// not mounted), it does not open to everybody.
+// not mounted), it goes on asking, and lets nobody in.
 const securedFile = "secured"
 
-// checkSecured refuses to open a server that was secured before.
-func (s *server) checkSecured() error {
-	if !s.auth.Open() || s.cfg.Auth.Anonymous {
-		return nil
+// wasSecured reports whether the server has asked for a login before.
+func wasSecured(cfg *config.Config) (bool, error) {
+	_, err := os.Stat(filepath.Join(cfg.Data, securedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	path := filepath.Join(s.cfg.Data, securedFile)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	users := "auth.users-file is off"
-	if s.cfg.Auth.UsersFile != "" {
-		users = fmt.Sprintf("the users file %s does not exist", s.cfg.Auth.UsersFile)
-		if abs, err := filepath.Abs(s.cfg.Auth.UsersFile); err == nil {
-			users = fmt.Sprintf("the users file %s does not exist", abs)
-		}
-	}
-	return &config.Error{Text: fmt.Sprintf("this server has asked for a login before, and now there is neither a user nor an access key: %s. "+
-		"Give its path (auth.users-file), or to let anybody in, set auth.anonymous to true or delete %s", users, path)}
+	return err == nil, err
 }
 
-// rememberSecured makes checkSecured know.
+// noteNobody logs that nobody can log in, because what says who may is missing.
+func (s *server) noteNobody() {
+	if s.auth.Known() || s.cfg.Auth.Anonymous {
+		return
+	}
+	users := "auth.users-file is off"
+	if name := s.cfg.Auth.UsersFile; name != "" {
+		if abs, err := filepath.Abs(name); err == nil {
+			name = abs
+		}
+		users = "the users file " + name + " does not exist"
+	}
+	s.log.Error("nobody can log in: this server has asked for a login before, and now there is neither a user nor an access key. "+
+		"Give the path of the users file (auth.users-file; it is read as soon as it is there). To let anybody in, set auth.anonymous to true, or delete the file that remembers",
+		"missing", users, "remembers", filepath.Join(s.cfg.Data, securedFile))
+}
+
+// rememberSecured makes wasSecured know.
 func (s *server) rememberSecured() {
 	if s.auth.Open() {
 		return

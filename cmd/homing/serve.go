@@ -73,9 +73,6 @@ func startServer(cfg *config.Config, insecure bool, log *slog.Logger) (_ *server
 	if err := config.CheckExposure(cfg, s.auth.Anonymous(), insecure); err != nil {
 		return nil, err
 	}
-	if err := s.checkSecured(); err != nil {
-		return nil, err
-	}
 	if err := s.startWeb(); err != nil {
 		return nil, err
 	}
@@ -412,6 +409,7 @@ Examples:
 
 // warnAtStart logs what is allowed, but may not be meant.
 func (s *server) warnAtStart(file string) {
+	s.noteNobody()
 	warnReadable(s.log, s.cfg, file)
 	if s.cfg.TLS.RSA {
 		s.log.Warn("tls.rsa-key-exchange is on: whoever gets the private key later can read what was recorded")

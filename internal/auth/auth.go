@@ -18,6 +18,8 @@ type Options struct {
 	// Anonymous lets clients in that show no user name.
 	Anonymous  bool
 	AccessKeys []AccessKey
+	// Secured: a login is asked for also while there is neither a key nor a user.
+	Secured bool
 	// UsersFile is the path of the users file; empty: there is none. Unless
 	// UsersFileOptional is set it must exist.
 	UsersFile         string
@@ -126,7 +128,7 @@ func New(o Options) (*Auth, error) {
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
-	none := &policy{open: true}
+	none := &policy{open: !o.Secured}
 	users, err := a.usersFor(&o, none)
 	if err != nil {
 		return nil, err
@@ -149,6 +151,12 @@ func (a *Auth) Close() {
 // access keys nor a users file are there. It becomes false, for good, when
 // one of them appears.
 func (a *Auth) Open() bool { return a.policy.Load().open }
+
+// Known reports whether there is anybody who could log in.
+func (a *Auth) Known() bool {
+	p := a.policy.Load()
+	return p.open || len(p.keys) > 0 || p.users != nil
+}
 
 // Anonymous reports whether a client gets in without credentials.
 func (a *Auth) Anonymous() bool { return a.policy.Load().letsAnonymous() }
