@@ -1,6 +1,7 @@
 package test
 
 import (
+	"crypto/tls"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -221,4 +222,45 @@ func TestConfigShowsNoSecrets(t *testing.T) {
 			t.Errorf("%q: exit code %d\n%s", text, code, out)
 		}
 	}
+}
+
+// TestReloadCertificate: another certificate counts for new connections, also under
+// another path; a connection that is open stays. A wrong one leaves all as it was.
+func TestReloadCertificate(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	writeCertificate(t, s.dir, 1)
+	two := filepath.Join(s.dir, "two")
+	if err := os.Mkdir(two, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeCertificate(t, two, 2)
+	s.addr["mqtts"] = "127.0.0.1:0"
+	s.config = "tls: {cert: cert.pem, key: key.pem}\n"
+	s.start()
+	serial := func() int64 {
+		conn, err := tls.Dial("tcp", s.addr["mqtts"], &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // made by the test
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	old := s.connectOver("mqtts", mqtt.V5, "old")
+	s.write("homing.yml", "tls: {cert: two/cert.pem, key: key.pem}\n") // do not belong together
+	_ = s.cmd.Process.Signal(syscall.SIGHUP)
+	if !s.says("the old settings stay in force") {
+		t.Errorf("the log does not say it:\n%s", s.tail())
+	}
+	if n := serial(); n != 1 {
+		t.Errorf("serial number %d after a mistake, want 1", n)
+	}
+	s.write("homing.yml", "tls: {cert: two/cert.pem, key: two/key.pem}\n")
+	_ = s.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "the other certificate counts", func() bool { return serial() == 2 })
+	sender := s.connect(mqtt.V5, "sender")
+	if code := sender.publish(topicOf("old"), "after", 1); code != 0 {
+		t.Fatal(code)
+	}
+	old.wants(topicOf("old"), "after", 1)
 }
