@@ -172,7 +172,7 @@ func (c *call) publish(who *mq.Principal) {
 			err = s.part.permitted(who)
 		}
 		if err == nil {
-			if bodies += len(s.part.messages[0].Payload); bodies > limit {
+			if bodies += s.part.size(); bodies > limit {
 				err = errBodies(limit)
 			}
 		} else {

@@ -339,6 +339,10 @@ func (t *translation) dispatch(parent []byte, m *mq.Message) error {
 		if len(t.messages) == maxDispatch {
 			return refuse(badMessage, "property %s has more than %d topics", keyMultiDispatch, maxDispatch)
 		}
+		// Each topic has a copy in the store: a body counts for each.
+		if limit := maxBodies * t.srv.opt.BodySize; len(m.Payload)*(len(t.messages)+1) > limit {
+			return errBodies(limit)
+		}
 		if err := t.add(topic, parent, m, keyMultiDispatch, queue); err != nil {
 			return err
 		}
@@ -348,6 +352,9 @@ func (t *translation) dispatch(parent []byte, m *mq.Message) error {
 	}
 	return nil
 }
+
+// size is how many bytes the bodies of the messages have: each topic has a copy.
+func (t *translation) size() int { return len(t.messages) * len(t.messages[0].Payload) }
 
 func (t *translation) has(topic []byte) bool {
 	for i := range t.messages {

@@ -135,7 +135,7 @@ func (c *conn) inflateBody(came []byte) ([]byte, error) {
 const maxBatch = 10_000
 
 func (c *conn) translateBatch(body []byte) ([]*translation, error) {
-	n := 0
+	n, bodies, limit := 0, 0, maxBodies*c.srv.opt.BodySize
 	for m, err := range rocketmq.Batch(body) {
 		if err != nil {
 			return nil, refuse(badMessage, "%v", err)
@@ -151,6 +151,11 @@ func (c *conn) translateBatch(body []byte) ([]*translation, error) {
 		}
 		if err == nil {
 			err = t.permitted(c.who)
+		}
+		if err == nil {
+			if bodies += t.size(); bodies > limit {
+				err = errBodies(limit)
+			}
 		}
 		if err != nil {
 			o := told(err)
