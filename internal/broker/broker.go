@@ -79,6 +79,7 @@ type Broker struct {
 	expiries timeQueue
 	wills    timeQueue     // when those of offline sessions are due
 	willed   willed        // how many wills there are
+	filters  filters       // what the filters of subscriptions take, by account
 	memory   memory        // what messages in memory take, by account
 	slots    chan struct{} // of background
 	groups   sync.Mutex    // see offerGroup
