@@ -208,6 +208,7 @@ func (c *collector) collectQuotas(gauge func(*prometheus.Desc, int64, ...string)
 		{"delayed-bytes", s.DelayedBytes.Load(), int64(l.DelayedBytes)},
 		{"wills", s.Wills.Load(), int64(l.Wills)},
 		{"will-bytes", s.WillBytes.Load(), int64(l.WillBytes)},
+		{"subscription-bytes-total", s.SubBytes.Load(), int64(l.SubscriptionBytesAll)},
 		{"pending-bytes-total", c.b.PendingBytes(), int64(l.PendingBytesTotal)},
 	} {
 		gauge(descQuotaUsed, q.used, q.name)

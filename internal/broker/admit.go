@@ -198,7 +198,7 @@ func (a *admission) admit(filter string) bool {
 	s, b := a.s, a.s.b
 	s.mu.Lock()
 	_, had := s.subs[filter]
-	count, bytes := len(s.subs)+len(a.fresh), int64(s.subBytes)+a.bytes+int64(len(filter))
+	count, bytes, account := len(s.subs)+len(a.fresh), int64(s.subBytes)+a.bytes+int64(len(filter)), s.account
 	s.mu.Unlock()
 	if _, again := a.fresh[filter]; had || again {
 		return true
@@ -208,7 +208,7 @@ func (a *admission) admit(filter string) bool {
 	case o.SubscriptionLimit > 0 && count >= o.SubscriptionLimit:
 	case o.SubscriptionBytes > 0 && bytes > o.SubscriptionBytes:
 		over = LimitBytes
-	case o.SubscriptionAll > 0 && b.Stats.SubBytes.Load()+a.bytes+int64(len(filter)) > o.SubscriptionAll:
+	case !b.filters.fits(account, a.bytes+int64(len(filter))):
 		over = LimitAllBytes
 	default:
 		over, ok = b.topics.reserve(s, filter, false)

@@ -74,16 +74,18 @@ type Broker struct {
 	topics   topicTree
 
 	ownerPolicy atomic.Uint32 // an OwnerPolicy
-	rights      rights
-	retained    retainedSet
-	delays      delays
-	wheel       wheel
-	expiries    timeQueue
-	wills       timeQueue     // when those of offline sessions are due
-	willed      willed        // how many wills there are
-	memory      memory        // what messages in memory take, by account
-	slots       chan struct{} // of background
-	groups      sync.Mutex    // see offerGroup
+
+	rights   rights
+	retained retainedSet
+	delays   delays
+	wheel    wheel
+	expiries timeQueue
+	wills    timeQueue     // when those of offline sessions are due
+	willed   willed        // how many wills there are
+	filters  filters       // what the filters of subscriptions take, by account
+	memory   memory        // what messages in memory take, by account
+	slots    chan struct{} // of background
+	groups   sync.Mutex    // see offerGroup
 
 	purged purged
 

@@ -180,7 +180,7 @@ func (s *Session) attach(req ConnectRequest, resume bool, b *Batch) {
 	s.expiry = req.Expiry
 	s.deadline = 0
 	s.will = req.Will
-	s.account = mq.AccountOf(req.Principal)
+	s.bill(mq.AccountOf(req.Principal))
 	s.conn = req.Conn
 	s.late &^= lateReported
 	s.stopped.Store(false)

@@ -16,6 +16,7 @@ func (b *Broker) limit() {
 	b.willed.count.Limit = mq.Limit{Max: int64(o.WillLimit), Share: o.Share}
 	b.willed.bytes.Limit = mq.Limit{Max: o.WillBytes, Share: o.Share}
 	b.willed.stats = &b.Stats
+	b.filters.used.Limit = mq.Limit{Max: o.SubscriptionAll, Share: o.Share}
 	b.memory.used.Limit = mq.Limit{Max: o.PendingAll, Share: o.Share}
 }
 

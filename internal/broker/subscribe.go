@@ -194,6 +194,7 @@ func (s *Session) weighSubscription(filter string, sign int64) {
 	n := sign * int64(len(filter))
 	s.subBytes += uint32(n)
 	s.b.Stats.SubBytes.Add(n)
+	s.b.filters.add(s.account, n)
 }
 
 // dropSubscriptions ends all subscriptions, and returns the filters of shared

@@ -54,7 +54,7 @@ type TLS struct {
 type Auth struct {
 	Anonymous    bool        `key:"anonymous" doc:"let clients in without a user name" live:"yes"`
 	AccessKeys   []AccessKey `key:"access-keys" doc:"for signature logins and RocketMQ senders" example:"- key: AK\n  secret: XXXXX            # or ${VARIABLE} of the environment; or secret-file: PATH" live:"yes"`
-	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" single:"ok" example:"[\"%u\", \"%u-*\"]" live:"yes"`
+	ClientID     []string    `key:"client-id" doc:"a user's client ID must match one of these; %u: user name, * at the end: any rest; empty: any" single:"ok" example:"[\"%u\", \"%u@*\"]" live:"yes"`
 	SessionOwner string      `key:"session-owner" enum:"strict,clean,any" doc:"a client whose ID belongs to another login is refused, or gets a clean session, or all there is" live:"yes"`
 	UsersFile    string      `key:"users-file" doc:"written by homing passwd; read again when it changes; \"\": none" live:"yes"`
 	HideRefusals bool        `key:"hide-refusals" doc:"answer an MQTT 5 PUBLISH or SUBSCRIBE that no rule allows with 0x80 (failed), not 0x87 (not authorized)" live:"yes"`

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -59,6 +61,7 @@ const (
 
 var (
 	errNoHeader   = errors.New("the connection does not begin with a PROXY protocol header, as all from listen.proxy-protocol must")
+	errHeaderLate = errors.New("the PROXY protocol header did not arrive within limits.connect-timeout")
 	errHeaderLong = fmt.Errorf("the PROXY protocol header is longer than %d bytes", longestV2)
 	errNotStream  = errors.New("the PROXY protocol header is not about a TCP connection")
 )
@@ -97,12 +100,15 @@ func headerEnd(b []byte) (int, error) {
 // header must arrive by the deadline.
 func readHeader(nc *net.TCPConn, deadline time.Time) (netip.AddrPort, error) {
 	header, err := takeHeader(nc, deadline)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return netip.AddrPort{}, errHeaderLate
+	case err != nil:
 		return netip.AddrPort{}, err
 	}
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(header), len(header)))
 	if err != nil {
-		return netip.AddrPort{}, err
+		return netip.AddrPort{}, malformed(header, err)
 	}
 	own := AddrOf(nc.RemoteAddr())
 	switch {
@@ -116,6 +122,16 @@ func readHeader(nc *net.TCPConn, deadline time.Time) (netip.AddrPort, error) {
 		return netip.AddrPort{}, errNotStream
 	}
 	return client, nil
+}
+
+// malformed is the error for a header that the library does not take, which says
+// what it was. A header of version 1 is text.
+func malformed(header []byte, err error) error {
+	text := strings.TrimPrefix(err.Error(), "proxyproto: ")
+	if begins(header, signatureV1, len(signatureV1)) {
+		return fmt.Errorf("the PROXY protocol header %q is malformed: %s", bytes.TrimRight(header, "\r\n"), text)
+	}
+	return fmt.Errorf("the PROXY protocol header of version 2 is malformed: %s", text)
 }
 
 // takeHeader reads the bytes of the header.

@@ -261,3 +261,38 @@ func TestSpoken(t *testing.T) {
 		}
 	}
 }
+
+// TestProxyRefusals: a line of the log says what was wrong with a header, in the
+// words of the settings.
+func TestProxyRefusals(t *testing.T) {
+	for name, tt := range map[string]struct{ sent, want string }{
+		"in part":     {"PROXY TC", "limits.connect-timeout"},
+		"nothing":     {"", "limits.connect-timeout"},
+		"bad address": {"PROXY TCP4 10.9.8.777 127.0.0.1 1 2\r\n", `"PROXY TCP4 10.9.8.777 127.0.0.1 1 2" is malformed`},
+		"version 2":   {headerV2(0x21, 0x11, "\x01\x02\x03"), "the PROXY protocol header of version 2 is malformed"},
+		"other":       {"GET / HTTP/1.1\r\n", "does not begin with a PROXY protocol header"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			misled := make(chan error, 1)
+			proxies, err := ParseProxies([]string{"127.0.0.1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			addr, _ := accepting(t, &Admission{
+				Limiter: NewPlaces(0).Limiter(0, 0), Log: slog.New(slog.DiscardHandler), Proxies: proxies, HeaderTime: 300 * time.Millisecond,
+				Misled: func(_ netip.AddrPort, err error) { misled <- err },
+			})
+			nc, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = nc.Close() }()
+			if _, err := io.WriteString(nc, tt.sent); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-misled; !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "raw-read") || strings.Contains(err.Error(), "proxyproto") {
+				t.Errorf("%v, want %q in it", err, tt.want)
+			}
+		})
+	}
+}

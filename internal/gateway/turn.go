@@ -25,6 +25,9 @@ const (
 // measured, as it depends on the machine and what else runs on it: see delay.go.
 // While fewer are hungry than may be busy, none of them rests.
 //
+// A writer that makes much of little, like a frame of WebSocket for each packet, has
+// turns too: what it writes are answers to what a reader has been sent.
+//
 // The zero value is ready to use, concurrently.
 type Turns struct {
 	hungry    atomic.Int64
@@ -40,6 +43,9 @@ type Turn struct {
 	began  int64 // of the reader's clock, ns
 	hungry bool
 }
+
+// Hungry is how many readers and writers go on after their turn, now.
+func (t *Turns) Hungry() int64 { return t.hungry.Load() }
 
 // Begin begins a turn at now, by the reader's clock in nanoseconds. It is called
 // again as the reader goes on: then it does nothing.
@@ -60,16 +66,59 @@ func (t *Turn) Yield(clock func() int64) {
 		t.hungry = true
 		t.of.hungry.Add(1)
 	}
-	hungry, processors := t.of.hungry.Load(), runtime.GOMAXPROCS(0)
-	if hungry >= int64(processors) && t.of.measuring.CompareAndSwap(false, true) {
-		go t.of.measure()
+	t.of.rest(time.Duration(clock() - t.began))
+	t.began = clock()
+}
+
+// rest lets others have their turn after a hungry one has used a processor.
+func (t *Turns) rest(used time.Duration) {
+	hungry, processors := t.hungry.Load(), runtime.GOMAXPROCS(0)
+	if hungry >= int64(processors) && t.measuring.CompareAndSwap(false, true) {
+		go t.measure()
 	}
-	if rest := restAfter(time.Duration(clock()-t.began), hungry, processors, t.of.spare.Load()); rest > 0 {
+	if rest := restAfter(used, hungry, processors, t.spare.Load()); rest > 0 {
 		time.Sleep(rest)
 	} else {
 		runtime.Gosched()
 	}
-	t.began = clock()
+}
+
+// WriterTurn is the turn of one writer, who may have to wait for the reader at the
+// other end. The zero value is none.
+type WriterTurn struct {
+	began  int64 // of the writer's clock, ns; 0: not begun
+	waited atomic.Bool
+	hungry atomic.Bool
+}
+
+// Pace is called by a writer now and then as it goes on. It lets others have their
+// turn when the writer's is over; it blocks, for maxRest at most.
+func (t *Turns) Pace(w *WriterTurn, clock func() int64) {
+	now := clock()
+	switch used := now - w.began; {
+	case w.waited.Swap(false), w.began == 0:
+		w.began = now
+	case used >= int64(turnTime):
+		if w.hungry.CompareAndSwap(false, true) {
+			t.hungry.Add(1)
+		}
+		t.rest(time.Duration(used))
+		w.began = clock()
+	}
+}
+
+// Waits is called when the writer has to wait. Anybody may call it.
+func (t *Turns) Waits(w *WriterTurn) {
+	w.waited.Store(true)
+	if w.hungry.CompareAndSwap(true, false) {
+		t.hungry.Add(-1)
+	}
+}
+
+// Wrote is called when the writer has written all.
+func (t *Turns) Wrote(w *WriterTurn) {
+	t.Waits(w)
+	w.began = 0
 }
 
 // End ends the turn: the reader waits for input.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/homing-mq/homing/internal/gateway"
 )
 
 // input knows what of a connection's input has been handled. A client that comes
@@ -147,7 +149,8 @@ type inlet struct {
 	accepted time.Time
 	check    func(first []byte) error // of the first bytes; nil: they were right
 
-	waited bool // Read has met an empty socket; of the reader
+	waited bool               // Read has met an empty socket; of the reader
+	turn   gateway.WriterTurn // of who writes to a WebSocket
 
 	// Of the Read under way; the library makes one at a time.
 	ready func(fd uintptr) bool
@@ -210,6 +213,49 @@ func (i *inlet) tryRead(fd uintptr) bool {
 	i.n, wait, i.err = i.in.receive(int(fd), i.dst)
 	i.waited = i.waited || wait
 	return !wait
+}
+
+// Write implements net.Conn. While it waits, nobody's turn is under way.
+func (i *inlet) Write(p []byte) (int, error) {
+	if i.raw == nil {
+		return 0, errNotTCP
+	}
+	op := inletWrites.Get().(*inletWrite)
+	op.to, op.writeOp = i, writeOp{data: p}
+	err := i.raw.Write(op.try)
+	if err == nil {
+		err = op.err
+	}
+	n := op.n
+	op.to, op.writeOp = nil, writeOp{}
+	inletWrites.Put(op)
+	if _, told := errors.AsType[*net.OpError](err); err != nil && !told {
+		err = &net.OpError{Op: "write", Net: "tcp", Source: i.LocalAddr(), Addr: i.RemoteAddr(), Err: err}
+	}
+	return n, err
+}
+
+// inletWrite is a Write of an inlet.
+type inletWrite struct {
+	writeOp
+
+	to  *inlet
+	try func(fd uintptr) bool // its write
+}
+
+var inletWrites = sync.Pool{New: func() any {
+	op := &inletWrite{}
+	op.try = op.write
+	return op
+}}
+
+// write is called by RawConn.Write until it returns true.
+func (op *inletWrite) write(fd uintptr) bool {
+	done := op.flush(int(fd))
+	if !done {
+		op.to.srv.opt.Turns.Waits(&op.to.turn)
+	}
+	return done
 }
 
 // pass is where the reader of a connection goes by before it reads. Tests hold

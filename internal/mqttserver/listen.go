@@ -168,19 +168,33 @@ func (c *webSocketConn) RemoteAddr() net.Addr { return c.remote }
 // Write sends each packet in a frame of its own. A frame may hold many, but
 // paho.mqtt.c looks at the second one only when another frame comes. b begins
 // and ends at a packet.
+//
+// A frame costs so much more than the packets that it answers that many of them
+// have turns, like input. While the socket is full they cost nothing.
 func (c *webSocketConn) Write(b []byte) (written int, err error) {
-	for written < len(b) {
+	i := c.inlet
+	turns := i.srv.opt.Turns
+	for frames := 1; written < len(b); frames++ {
 		_, _, n, _, err := mqtt.Split(b[written:], mqtt.MaxPacketSize)
 		if n == 0 || err != nil {
 			n = len(b) - written
 		}
 		if _, err := c.Conn.Write(b[written : written+n]); err != nil {
+			turns.Wrote(&i.turn)
 			return written, err
 		}
 		written += n
+		if frames%framesOfTurn == 0 {
+			turns.Pace(&i.turn, clock)
+		}
 	}
+	turns.Wrote(&i.turn)
 	return written, nil
 }
+
+// framesOfTurn is how many frames are written before the writer looks whether its
+// turn is over: a look costs a small part of them.
+const framesOfTurn = 16
 
 // CloseWrite starts the closing handshake without waiting for its end.
 func (c *webSocketConn) CloseWrite() error {

@@ -347,15 +347,21 @@ var writeOps = sync.Pool{New: func() any { return new(writeOp) }}
 
 // writeOnce is called by RawConn.Write; it never waits.
 func (c *conn) writeOnce(fd uintptr) bool {
-	op := c.writeOp
+	c.writeOp.flush(int(fd))
+	return true
+}
+
+// flush writes until all is written, or nothing more can be, and reports false if
+// that is because the socket is full.
+func (op *writeOp) flush(fd int) bool {
 	for op.n < len(op.data) {
-		n, err := syscall.Write(int(fd), op.data[op.n:])
+		n, err := syscall.Write(fd, op.data[op.n:])
 		switch {
 		case n > 0:
 			op.n += n
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
-			return true
+			return false
 		default:
 			op.err = err
 			return true
