@@ -113,7 +113,7 @@ func TestInletWrite(t *testing.T) {
 	}
 	_ = near.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 	n, err := i.Write(sent)
-	if ne, ok := err.(net.Error); !ok || !ne.Timeout() || n == 0 || n >= len(sent) { //nolint:errorlint // what libraries look at
+	if ne, ok := err.(net.Error); !ok || !ne.Timeout() || n == 0 || n >= len(sent) {
 		t.Errorf("%d bytes, %v, want a time-out after some", n, err)
 	}
 	_ = near.Close()
