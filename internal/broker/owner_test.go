@@ -339,6 +339,12 @@ func TestCleanTakeoverIsCrashSafe(t *testing.T) {
 			if len(d.got) != 0 {
 				t.Errorf("%s: got %d messages, want 0", state, len(d.got))
 			}
+			w.publish("t/p2p/d", 9, 1, 1, true, &results{}) // what comes for the new owner
+			w.drainAll(d)
+			if len(d.got) != 1 {
+				t.Errorf("%s: got %d messages of its own, want 1", state, len(d.got))
+			}
+			w.settle()
 			if at == 0 { // and after it
 				lost = &world{t: t, fs: w.fs.CrashClone(vfs.CrashCloneCfg{}), sync: w.sync, opt: Options{SessionOwner: OwnerStrict}}
 			}

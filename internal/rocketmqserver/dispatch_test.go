@@ -12,7 +12,9 @@ import (
 // topics made 64 copies of one of the largest size.
 func TestDispatchSize(t *testing.T) {
 	r := newRig(t, rigOptions{})
-	l := r.dial()
+	l, d := r.dial(), r.device("dev", false)
+	d.subscribe("news/#")
+	arrived := 0
 	topics := func(n int) string {
 		list := make([]string, n)
 		for i := range list {
@@ -27,9 +29,22 @@ func TestDispatchSize(t *testing.T) {
 		if a := l.send("orders", body, keyMultiDispatch, topics(n)); a.code != want {
 			t.Errorf("%d topics: %v %s, want %v", n, a.code, a.remark, want)
 		}
+		for range n {
+			if want == rocketmq.Success {
+				d.next()
+				arrived++
+			}
+		}
 	}
 	if a := l.send("orders", "small", keyMultiDispatch, topics(maxDispatch)); a.code != rocketmq.Success {
 		t.Errorf("a small body to %d topics: %v %s", maxDispatch, a.code, a.remark)
+	}
+	for range maxDispatch {
+		d.next()
+		arrived++
+	}
+	if want := 1 + 2*maxBodies + maxDispatch; arrived != want {
+		t.Errorf("%d messages arrived, want %d", arrived, want)
 	}
 	// The messages of a batch count together.
 	for n, want := range map[int]rocketmq.ResponseCode{4: rocketmq.Success, 5: rocketmq.MessageIllegal} {
