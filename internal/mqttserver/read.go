@@ -23,6 +23,7 @@ type worker struct {
 	moved      bool         // a packet was handled since part was set
 	part       gateway.Part // what buf counts in Server.unfinished while it is large, or waits
 	batch      broker.Batch
+	turn       gateway.Turn // of a reader that does not block: its stack is to stay small, as a million wait with one
 
 	connect     mqtt.Connect
 	connack     mqtt.Connack
@@ -65,6 +66,7 @@ func (c *conn) release() {
 	if w == nil {
 		return
 	}
+	w.turn.End()
 	if rest := w.buf[w.start:w.end]; len(rest) > maxPartial {
 		w.fit()
 		c.keepPart(w)
@@ -129,12 +131,9 @@ func (w *worker) fit() {
 func (c *conn) receive() error {
 	c.armKeepAlive()
 	if c.w != nil { // sent without waiting for CONNACK: section 3.1.4
-		var turn gateway.Turn
-		defer turn.End()
-		if err := c.process(c.w, (*conn).handle, &turn); err != nil {
+		if err := c.process(c.w, (*conn).handle, &c.w.turn); err != nil {
 			return err
 		}
-		turn.End()
 		c.release()
 	}
 	for {
@@ -176,8 +175,6 @@ func (c *conn) ready(fd uintptr) bool {
 // readReady reads until the socket is empty. It reports wait to be called
 // again when there is more.
 func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
-	var turn gateway.Turn
-	defer turn.End()
 	for reads := 1; ; reads++ {
 		w := c.borrow()
 		dst, err := c.room(w, c.need(w))
@@ -197,11 +194,11 @@ func (c *conn) readReady(fd int, handle handler) (wait bool, err error) {
 		}
 		w.end += n
 		c.srv.Stats.BytesIn.Add(uint64(n))
-		if err := c.process(w, handle, &turn); err != nil {
+		if err := c.process(w, handle, &w.turn); err != nil {
 			return false, err
 		}
-		if reads > 1 && turn.Over(clock()) {
-			c.yield(&turn)
+		if reads > 1 && w.turn.Over(clock()) {
+			c.yield(&w.turn)
 		}
 		// Until EAGAIN, also after a short read: the poller tells of changes, and
 		// the end of the stream may have come together with these bytes.
